@@ -1,0 +1,3 @@
+//! The one thread that orders everything of a pool.
+
+pub mod request;

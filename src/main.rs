@@ -1,0 +1,3 @@
+//! The `plica` command.
+
+fn main() {}

@@ -1,0 +1,171 @@
+//! The memory under the staging slots: one mapping, [`SLOT_COUNT`] slots of [`SLOT_BYTES`], each with a published word.
+//!
+//! ```text
+//!   0          header page (written once, see format::slot)
+//!   4096       published words: one u64 a slot, 64 bytes apart
+//!   8192       slot 0 | slot 1 | …
+//! ```
+//!
+//! **Invariants.** One thread (the core) stores into slots. Bytes below a slot's published length never change until
+//! the slot is reused; the kernel and adopters read only those. **Failure:** none once mapped: the file is fully
+//! allocated and locked before use (no SIGBUS). **Not here:** what the bytes mean (`format::slot`, `log`).
+
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memmap2::MmapMut;
+
+use crate::buf::AlignedBuf;
+use crate::limits::{SLOT_BYTES, SLOT_COUNT};
+
+/// Bytes before the first slot.
+pub(crate) const HEADER_BYTES: usize = 8192;
+/// Bytes of the whole region.
+pub(crate) const REGION_BYTES: usize = HEADER_BYTES + SLOT_COUNT * SLOT_BYTES;
+const PUBLISHED_AT: usize = 4096;
+const PUBLISHED_STRIDE: usize = 64;
+
+enum Memory {
+    /// A file under `/run`.
+    Mapped(#[expect(dead_code, reason = "kept mapped")] MmapMut),
+    /// Ordinary memory: tests, the simulator's daemon.
+    Owned(#[expect(dead_code, reason = "kept allocated")] AlignedBuf),
+}
+
+/// The staging memory. Cloned by reference; the last user unmaps it.
+#[derive(Clone)]
+pub struct Region(Rc<Inner>);
+
+struct Inner {
+    base: NonNull<u8>,
+    _memory: Memory,
+}
+
+impl Region {
+    /// Over a mapped file of exactly [`REGION_BYTES`].
+    #[must_use]
+    pub fn mapped(mut map: MmapMut) -> Self {
+        assert_eq!(map.len(), REGION_BYTES, "a staging file has one size");
+        let base = NonNull::from(&mut map[0]);
+        Self(Rc::new(Inner { base, _memory: Memory::Mapped(map) }))
+    }
+
+    /// Over ordinary memory, which dies with the process.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        let mut memory = AlignedBuf::zeroed(REGION_BYTES);
+        let base = NonNull::from(&mut memory[0]);
+        Self(Rc::new(Inner { base, _memory: Memory::Owned(memory) }))
+    }
+
+    fn published(&self, slot: usize) -> &AtomicU64 {
+        assert!(slot < SLOT_COUNT, "slot {slot}");
+        #[expect(unsafe_code, reason = "an atomic word inside the mapping")]
+        // SAFETY: in bounds (slot < SLOT_COUNT), aligned to 8 (the base is page aligned, stride 64), lives as long as
+        // the mapping that self keeps, and only ever accessed as an atomic.
+        unsafe {
+            AtomicU64::from_ptr(self.0.base.as_ptr().add(PUBLISHED_AT + slot * PUBLISHED_STRIDE).cast())
+        }
+    }
+
+    /// Publishes the first `bytes` of a slot: what was stored there before is visible to whoever reads the word.
+    pub fn publish(&self, slot: usize, bytes: usize) {
+        self.published(slot).store(bytes as u64, Ordering::Release);
+    }
+
+    /// What was published of a slot.
+    #[must_use]
+    pub fn published_bytes(&self, slot: usize) -> u64 {
+        self.published(slot).load(Ordering::Acquire)
+    }
+
+    /// Copies `bytes` into a slot.
+    pub fn store(&self, slot: usize, at: usize, bytes: &[u8]) {
+        assert!(slot < SLOT_COUNT && at + bytes.len() <= SLOT_BYTES, "slot {slot} at {at} + {}", bytes.len());
+        #[expect(unsafe_code, reason = "a store into the mapping")]
+        // SAFETY: in bounds (asserted); only this thread stores (Region is not Send), `bytes` is a Rust slice and so
+        // not part of the region except by `SlotBuf::bytes`, whose range is below the published length and never
+        // stored to again.
+        unsafe {
+            let to = self.0.base.as_ptr().add(HEADER_BYTES + slot * SLOT_BYTES + at);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+    }
+
+    /// Zeroes `len` bytes of a slot.
+    pub fn zero(&self, slot: usize, at: usize, len: usize) {
+        assert!(slot < SLOT_COUNT && at + len <= SLOT_BYTES, "slot {slot} at {at} + {len}");
+        #[expect(unsafe_code, reason = "a store into the mapping")]
+        // SAFETY: as in `store`.
+        unsafe {
+            std::ptr::write_bytes(self.0.base.as_ptr().add(HEADER_BYTES + slot * SLOT_BYTES + at), 0, len);
+        }
+    }
+
+    /// Copies out of a slot.
+    pub fn load(&self, slot: usize, at: usize, into: &mut [u8]) {
+        assert!(slot < SLOT_COUNT && at + into.len() <= SLOT_BYTES, "slot {slot} at {at} + {}", into.len());
+        #[expect(unsafe_code, reason = "a load from the mapping")]
+        // SAFETY: in bounds (asserted); this thread is the only one that stores.
+        unsafe {
+            let from = self.0.base.as_ptr().add(HEADER_BYTES + slot * SLOT_BYTES + at);
+            std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len());
+        }
+    }
+
+    /// The header page: written before serving, read by adopters.
+    pub fn store_header(&self, bytes: &[u8]) {
+        assert!(bytes.len() <= PUBLISHED_AT, "header of {}", bytes.len());
+        #[expect(unsafe_code, reason = "a store into the mapping")]
+        // SAFETY: in bounds (asserted); only this thread stores.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.base.as_ptr(), bytes.len());
+        }
+    }
+
+    /// Copies out of the header page.
+    pub fn load_header(&self, into: &mut [u8]) {
+        assert!(into.len() <= PUBLISHED_AT, "header of {}", into.len());
+        #[expect(unsafe_code, reason = "a load from the mapping")]
+        // SAFETY: in bounds (asserted).
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.0.base.as_ptr(), into.as_mut_ptr(), into.len());
+        }
+    }
+
+    /// The slot's memory for the kernel to write out; keeps the region mapped.
+    #[must_use]
+    pub fn slot_buf(&self, slot: usize) -> SlotBuf {
+        assert!(slot < SLOT_COUNT, "slot {slot}");
+        SlotBuf { region: self.clone(), slot }
+    }
+}
+
+/// A slot lent to a write operation.
+pub struct SlotBuf {
+    region: Region,
+    slot: usize,
+}
+
+impl SlotBuf {
+    /// The slot's bytes. Only what was submitted is stable; see the module's invariants.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        #[expect(unsafe_code, reason = "a view of the mapping")]
+        // SAFETY: in bounds and mapped as long as self; a submitted slot is not stored to until its write completed
+        // and this lease came back.
+        unsafe {
+            std::slice::from_raw_parts(
+                self.region.0.base.as_ptr().add(HEADER_BYTES + self.slot * SLOT_BYTES),
+                SLOT_BYTES,
+            )
+        }
+    }
+}
+
+impl std::fmt::Debug for SlotBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SlotBuf({})", self.slot)
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests of Plica against the real device.
