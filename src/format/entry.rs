@@ -141,10 +141,15 @@ mod tests {
 
     #[test]
     fn every_field_survives_at_its_extremes() {
-        for state in [State::Data(Tier::Pmem), State::Data(Tier::Ssd), State::Zero(Tier::Ssd), State::Zero(Tier::Object)] {
-            for (segment, granule, sectors, index, check) in
-                [(0, 0, 0, 0, 0), (0xff_ffff, 0, 0x7f, 0, 0x1ff), (0, 0x3_ffff, 0, 7, 0), (0x12_3456, 0x2_aaaa, 66, 5, 0x155)]
-            {
+        for state in
+            [State::Data(Tier::Pmem), State::Data(Tier::Ssd), State::Zero(Tier::Ssd), State::Zero(Tier::Object)]
+        {
+            for (segment, granule, sectors, index, check) in [
+                (0, 0, 0, 0, 0),
+                (0xff_ffff, 0, 0x7f, 0, 0x1ff),
+                (0, 0x3_ffff, 0, 7, 0),
+                (0x12_3456, 0x2_aaaa, 66, 5, 0x155),
+            ] {
                 let location =
                     Location { state, segment: SegmentId(segment), granule: Granule(granule), sectors, index, check };
                 assert_eq!(Entry::new(&location).location(), Some(location));

@@ -12,7 +12,9 @@ const _: () = assert!(LEAF_BYTES == BLOCK_BYTES);
 /// Entries to bytes.
 pub fn encode_leaf(entries: &[Entry; LEAF_ENTRIES], bytes: &mut [u8; LEAF_BYTES]) {
     let mut w = Writer::new(bytes);
-    entries.iter().for_each(|e| drop(w.u64(e.0)));
+    for entry in entries {
+        w.u64(entry.0);
+    }
 }
 
 /// Bytes to entries.

@@ -134,15 +134,5 @@ fn decode_entry(r: &mut Reader<'_>) -> Result<NamespaceEntry> {
     }
     let logical_block = 1 << logical_shift;
     let name = name.to_owned();
-    Ok(NamespaceEntry {
-        id,
-        name,
-        blocks,
-        cipher,
-        compression,
-        unit_blocks,
-        logical_block,
-        created,
-        wrapped_key,
-    })
+    Ok(NamespaceEntry { id, name, blocks, cipher, compression, unit_blocks, logical_block, created, wrapped_key })
 }

@@ -160,10 +160,18 @@ impl Root {
         w.u64(self.image).u64(self.image_directory_bytes);
         w.u32(count(self.image_parts.len())).u32(count(self.sessions.len())).u32(count(self.window.len()));
         w.u32(count(self.segments.len())).u32(count(self.directory.len())).zero_to(HEADER_BYTES);
-        self.image_parts.iter().for_each(|e| drop(w.u64(e.0)));
-        self.sessions.iter().for_each(|s| drop(w.u64(s.session.0).u64(s.last_accepted.0)));
-        self.window.iter().for_each(|s| drop(w.u32(s.segment.0).u32(s.generation.0).u32(s.state as u32)));
-        self.segments.iter().for_each(|s| drop(w.u32(s.segment.0).u32(s.generation.0)));
+        for part in &self.image_parts {
+            w.u64(part.0);
+        }
+        for s in &self.sessions {
+            w.u64(s.session.0).u64(s.last_accepted.0);
+        }
+        for s in &self.window {
+            w.u32(s.segment.0).u32(s.generation.0).u32(s.state as u32);
+        }
+        for s in &self.segments {
+            w.u32(s.segment.0).u32(s.generation.0);
+        }
         for d in &self.directory {
             w.u32(d.namespace.0).u32(d.leaf).u64(d.image.entry.0).u64(d.image.complete.0);
         }

@@ -104,17 +104,8 @@ impl Superblock {
             other => return Err(Error::corrupt("superblock", "key source", 1, u64::from(other))),
         };
         let (key_check, label) = (r.array()?, r.array()?);
-        let block = Self {
-            pool,
-            sequence,
-            pool_bytes,
-            segment_bytes,
-            segment_count,
-            created,
-            key_source,
-            key_check,
-            label,
-        };
+        let block =
+            Self { pool, sequence, pool_bytes, segment_bytes, segment_count, created, key_source, key_check, label };
         block.check_geometry()?;
         Ok(block)
     }
