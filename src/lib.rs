@@ -24,10 +24,13 @@
 //! - **I12** append and map change are one await-free step.
 
 pub mod buf;
+pub mod codec;
 pub mod core;
 pub mod env;
 pub mod error;
 pub mod format;
+pub mod keys;
 pub mod limits;
+pub mod media;
 pub mod staging;
 pub mod units;
