@@ -103,7 +103,7 @@ impl Cmd {
             kill_group(&child);
             child.wait().map_err(Failure::io(format_args!("reaping {self}")))?;
         }
-        let text = |pipe: thread::JoinHandle<Vec<u8>>| {
+        let text = |pipe: Pipe| {
             String::from_utf8_lossy(&pipe.join().unwrap_or_default()).into_owned()
         };
         let (out, err) = (text(out), text(err));
@@ -170,11 +170,14 @@ impl Output {
     }
 }
 
+/// Reads one of its outputs to the end.
+type Pipe = thread::JoinHandle<Vec<u8>>;
+
 /// A program that runs beside the test.
 pub struct Background {
     name: String,
     child: Child,
-    pipes: Option<(thread::JoinHandle<Vec<u8>>, thread::JoinHandle<Vec<u8>>)>,
+    pipes: Option<(Pipe, Pipe)>,
 }
 
 impl Background {
@@ -226,7 +229,7 @@ fn kill_group(child: &Child) {
     }
 }
 
-fn collect(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+fn collect(pipe: Option<impl Read + Send + 'static>) -> Pipe {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
