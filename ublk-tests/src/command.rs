@@ -103,9 +103,7 @@ impl Cmd {
             kill_group(&child);
             child.wait().map_err(Failure::io(format_args!("reaping {self}")))?;
         }
-        let text = |pipe: Pipe| {
-            String::from_utf8_lossy(&pipe.join().unwrap_or_default()).into_owned()
-        };
+        let text = |pipe: Pipe| String::from_utf8_lossy(&pipe.join().unwrap_or_default()).into_owned();
         let (out, err) = (text(out), text(err));
         match ended {
             Ok(status) => Ok(Output { status, out, err }),

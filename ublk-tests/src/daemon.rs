@@ -228,9 +228,8 @@ impl Daemon {
     /// When it does not end with status 0 in time.
     pub fn expect_end(&mut self) -> Result<()> {
         let child = &mut self.child;
-        let ended = wait::until("the end of plica serve", STOP_LIMIT, || {
-            child.try_wait().map_err(Failure::io("plica serve"))
-        });
+        let ended =
+            wait::until("the end of plica serve", STOP_LIMIT, || child.try_wait().map_err(Failure::io("plica serve")));
         let status = ended.map_err(|late| self.failure(&late.to_string()))?;
         ensure(status.success(), || self.failure(&format!("plica serve: {status}")).to_string())
     }

@@ -3,7 +3,6 @@
 use std::{error, fmt, io};
 
 /// Why a test failed.
-#[derive(Debug)]
 pub struct Failure(String);
 
 /// Result with [`Failure`].
@@ -30,6 +29,13 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// What `unwrap` shows: the same, for lines of a program's output are to be read.
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -91,10 +91,10 @@ impl Vm {
         });
         let err = script.stderr.take();
         let errors = thread::spawn(move || {
-            err.into_iter().flat_map(|e| BufReader::new(e).lines()).map_while(|line| line.ok()).fold(
-                String::new(),
-                |text, line| text + &line + "\n",
-            )
+            err.into_iter()
+                .flat_map(|e| BufReader::new(e).lines())
+                .map_while(|line| line.ok())
+                .fold(String::new(), |text, line| text + &line + "\n")
         });
         Ok(Running { script, pid_file, lines, seen: Vec::new(), errors: Some(errors) })
     }

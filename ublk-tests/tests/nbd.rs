@@ -75,7 +75,8 @@ fn nbdinfo_sees_exports_and_what_they_can() {
 fn nbdcopy_and_qemu_img_bring_back_what_they_took_there() {
     let served = Served::one();
     let (image, back, uri) = (served.file("image"), served.file("back"), served.uri("data"));
-    let sparse = "head -c 40M /dev/urandom; head -c 60M /dev/zero; tar -C /usr/include -c linux; head -c 1M /dev/urandom";
+    let sparse =
+        "head -c 40M /dev/urandom; head -c 60M /dev/zero; tar -C /usr/include -c linux; head -c 1M /dev/urandom";
     sh(format!("({sparse}) > {image}; truncate -s 512M {image}")).ok().unwrap();
     sh(format!("nbdcopy --flush {image} '{uri}'; nbdcopy '{uri}' {back}; cmp {image} {back}")).limit(300).ok().unwrap();
     let map = Cmd::new("nbdinfo").args(["--map", &uri]).ok().unwrap();
@@ -92,7 +93,10 @@ fn fio_verifies_every_shape() {
     served.fio("--name=r --rw=randwrite --bs=4k --iodepth=16 --size=64M").ok().unwrap();
     served.fio("--name=m --rw=randrw --bsrange=4k-256k --iodepth=8 --size=64M --offset=64M").ok().unwrap();
     served.fio("--name=s --rw=write --bs=1m --iodepth=4 --size=128M --offset=128M --fsync=16").ok().unwrap();
-    served.fio("--name=t --rw=randwrite --bs=8k --iodepth=4 --numjobs=4 --size=16M --offset_increment=32M").ok().unwrap();
+    served
+        .fio("--name=t --rw=randwrite --bs=8k --iodepth=4 --numjobs=4 --size=16M --offset_increment=32M")
+        .ok()
+        .unwrap();
     served.daemon.stop().unwrap();
 }
 
@@ -100,7 +104,8 @@ fn fio_verifies_every_shape() {
 fn a_client_that_is_killed_mid_request_harms_nobody() {
     let served = Served::one();
     for _ in 0..5 {
-        let victim = served.fio("--name=v --rw=randrw --bs=64k --iodepth=32 --size=64M --offset=256M --verify=0").start();
+        let victim =
+            served.fio("--name=v --rw=randrw --bs=64k --iodepth=32 --size=64M --offset=256M --verify=0").start();
         let victim = victim.unwrap();
         std::thread::sleep(Duration::from_millis(400));
         victim.signal(rustix::process::Signal::KILL);

@@ -205,7 +205,8 @@ mod tests {
 
     #[test]
     fn entries_are_read_up_to_the_last_but_one_mark() {
-        let (_file, log) = log(&[write(8, 1, 2), flush(), mark("one"), write(0, 2, 1), mark("two"), flush(), mark("end")]);
+        let (_file, log) =
+            log(&[write(8, 1, 2), flush(), mark("one"), write(0, 2, 1), mark("two"), flush(), mark("end")]);
         assert_eq!(log.entries().len(), 5);
         assert_eq!(log.marks().collect::<Vec<_>>(), [(2, "one"), (4, "two")]);
         assert_eq!((log.mark_before(2), log.mark_before(3), log.mark_before(5)), (None, Some("one"), Some("two")));

@@ -8,7 +8,7 @@ use crate::{
     command::sh,
     daemon::{Namespace, Transport},
     failure::ensure,
-    scenario::verify::fio,
+    scenario::verify::{fio, fio_line},
     wait,
     workload::{Device, Found, Op, Plan},
 };
@@ -18,9 +18,11 @@ const DEATHS: u64 = 8;
 /// SIGKILL under verified load, again and again; fio sees no error.
 pub(super) fn under_fio(place: &Place) -> Result<()> {
     let (pool, mut daemon, device) = place.served(&Namespace::new("data", "1G"))?;
-    let jobs = "--size=32M --iodepth=16 --loops=100 --time_based --runtime=40 --name=a --rw=randwrite --bs=4k \
-                --name=b --offset=64M --rw=randrw --bsrange=4k-128k --name=c --offset=128M --rw=write --bs=64k --fdatasync=16";
-    let mut load = fio(&device, jobs).start()?;
+    let stop = place.path("stop");
+    // Each run of fio is short, and verified at its end; the next writes over it with other sizes.
+    let jobs = "--size=12M --iodepth=16 --name=a --rw=randwrite --bs=4k --name=b --offset=64M --rw=randwrite \
+                --bsrange=4k-128k --name=c --offset=128M --rw=write --bs=64k --fdatasync=16";
+    let mut load = sh(format!("while [ ! -e {} ]; do {}; done", stop.display(), fio_line(&device, jobs))).start()?;
     let mut random = fastrand::Rng::with_seed(40);
     for death in 0..DEATHS {
         thread::sleep(Duration::from_millis(random.u64(300..2500)));
@@ -31,6 +33,7 @@ pub(super) fn under_fio(place: &Place) -> Result<()> {
         ensure(again == device, || format!("{} came back as {}", device.display(), again.display()))?;
         daemon = next;
     }
+    sh(format!("touch {}", stop.display())).ok()?;
     let load = load.finish(Duration::from_secs(300))?;
     ensure(load.status.success(), || load.failure("fio").to_string())?;
     no_io_error()?;

@@ -8,7 +8,8 @@ pub(super) fn ranges(place: &Place) -> Result<()> {
     let (pool, daemon, device) = place.served(&Namespace::new("data", "1G"))?;
     let expected = place.path("expected");
     let (device_text, expected_text) = (device.display(), expected.display());
-    sh(format!("openssl rand -out {expected_text} {0} || head -c {0} /dev/urandom > {expected_text}", 64 << 20)).ok()?;
+    sh(format!("openssl rand -out {expected_text} {0} || head -c {0} /dev/urandom > {expected_text}", 64 << 20))
+        .ok()?;
     sh(format!("dd if={expected_text} of={device_text} bs=1M oflag=direct conv=fsync status=none")).ok()?;
     // (offset, length): a block, an odd run, whole leaves of the map, and the far end.
     let ranges = [(4096_u64, 4096_u64), (40_960, 77_824), (4 << 20, 8 << 20), ((32 << 20) + 12_288, (9 << 20) + 4096)];
@@ -17,7 +18,8 @@ pub(super) fn ranges(place: &Place) -> Result<()> {
         sh(format!("blkdiscard {option} --offset {offset} --length {length} {device_text}")).ok()?;
         sh(format!("fallocate --punch-hole --offset {offset} --length {length} {expected_text}")).ok()?;
     }
-    let compare = format!("cmp --bytes={} {expected_text} <(dd if={device_text} bs=1M iflag=direct status=none)", 64 << 20);
+    let compare =
+        format!("cmp --bytes={} {expected_text} <(dd if={device_text} bs=1M iflag=direct status=none)", 64 << 20);
     sh(&compare).ok()?;
     daemon.stop()?;
     let (daemon, again) = super::serve(&pool)?;

@@ -11,10 +11,13 @@ use crate::{
 
 /// The same plaintext under two keys is never the same bytes in the pool, and nowhere is it plaintext.
 pub(super) fn two_keys(place: &Place) -> Result<()> {
-    let pool = place.pool("3G", &[
-        Namespace::new("left", "512M"),
-        Namespace::new("right", "512M").option("--cipher", "aes-256-gcm").option("--compression", "none"),
-    ])?;
+    let pool = place.pool(
+        "3G",
+        &[
+            Namespace::new("left", "512M"),
+            Namespace::new("right", "512M").option("--cipher", "aes-256-gcm").option("--compression", "none"),
+        ],
+    )?;
     let daemon = pool.serve(Transport::Ublk, &["left", "right"])?;
     let (left, right) = (daemon.device("left")?, daemon.device("right")?);
     ensure(left != right, || "two namespaces, one device".into())?;
@@ -33,7 +36,8 @@ pub(super) fn two_keys(place: &Place) -> Result<()> {
     fio(&left, "--name=l --rw=randwrite --bs=4k --iodepth=8 --offset=64M --size=24M").ok()?;
     fio(&right, "--name=r --rw=randwrite --bsrange=4k-64k --iodepth=8 --offset=64M --size=24M").ok()?;
     for device in [&left_text, &right_text] {
-        sh(format!("cmp --bytes={} {marked} <(dd if={device} bs=1M count=1 iflag=direct status=none)", 1 << 20)).ok()?;
+        sh(format!("cmp --bytes={} {marked} <(dd if={device} bs=1M count=1 iflag=direct status=none)", 1 << 20))
+            .ok()?;
     }
     daemon.stop()?;
     let found = sh(format!("grep -c -a {marker} {pool_text} || true")).ok()?;
@@ -52,8 +56,11 @@ pub(super) fn hundred(place: &Place) -> Result<()> {
     let daemon = pool.serve(Transport::Ublk, &wanted)?;
     for name in &wanted {
         let device = daemon.device(name)?;
-        sh(format!("yes {name} | head -c 64K | dd of={} bs=64k iflag=fullblock oflag=direct status=none", device.display()))
-            .ok()?;
+        sh(format!(
+            "dd if=<(yes {name} | head -c 64K) of={} bs=64k iflag=fullblock oflag=direct status=none",
+            device.display()
+        ))
+        .ok()?;
     }
     for name in &wanted {
         let device = daemon.device(name)?;

@@ -110,7 +110,8 @@ impl Cluster {
     pub fn witnessed_inserts(&self, first: u64, log: &str) -> Result<()> {
         let mut next = first;
         loop {
-            let statements: String = (next..next + 20).map(|n| format!("insert into witness values ({n});\n")).collect();
+            let statements: String =
+                (next..next + 20).map(|n| format!("insert into witness values ({n});\n")).collect();
             self.client("psql", "-q -v ON_ERROR_STOP=1 postgres").input(statements).ok()?;
             next += 20;
             Cmd::new("dmsetup").args(["message", log, "0", "mark", &next.to_string()]).ok()?;
@@ -121,7 +122,9 @@ impl Cluster {
     fn tool(&self, name: &str, args: &str) -> Cmd {
         // Debian keeps the server's programs out of PATH. A directory that the user postgres may not read is no place
         // to start in.
-        sh(format!("cd /; PATH=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1):$PATH; runuser -u postgres -- {name} {args}"))
+        sh(format!(
+            "cd /; PATH=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1):$PATH; runuser -u postgres -- {name} {args}"
+        ))
     }
 }
 
@@ -130,8 +133,10 @@ pub(super) fn crash(place: &Place) -> Result<()> {
     let (pool, daemon, device) = place.served(&Namespace::new("data", "1G").option("--unit", "8K"))?;
     let mount = place.path("mount");
     let (device_text, mount_text) = (device.display(), mount.display());
-    sh(format!("mkfs.ext4 -q {device_text}; mkdir -p {mount_text}; mount {device_text} {mount_text}; chmod 755 {mount_text}"))
-        .ok()?;
+    sh(format!(
+        "mkfs.ext4 -q {device_text}; mkdir -p {mount_text}; mount {device_text} {mount_text}; chmod 755 {mount_text}"
+    ))
+    .ok()?;
     sh(format!("chmod a+x {}", place.path("").display())).ok()?;
     let cluster = Cluster::at(mount.join("cluster"));
     cluster.init()?;
@@ -171,7 +176,8 @@ impl Cluster {
     /// # Errors
     /// When one is missing between others.
     pub fn witnessed_rows(&self) -> Result<u64> {
-        let line = self.client("psql", "-qAtc 'select count(*), coalesce(max(id) + 1, 0) from witness' postgres").ok()?;
+        let line =
+            self.client("psql", "-qAtc 'select count(*), coalesce(max(id) + 1, 0) from witness' postgres").ok()?;
         let (count, end) = line.trim().split_once('|').unwrap_or_default();
         ensure(count == end, || format!("{count} rows below {end}"))?;
         count.parse().map_err(|e| Failure::new(format!("{line}: {e}")))

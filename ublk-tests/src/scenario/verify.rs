@@ -9,12 +9,17 @@ use crate::{
     daemon::Namespace,
 };
 
-/// A run of fio on `device` that stops at the first wrong block. `--allow_file_create=0`: a device that is missing
-/// must not become a plain file.
+/// The command line of a run of fio on `device` that stops at the first wrong block. `--allow_file_create=0`: a device
+/// that is missing must not become a plain file.
+pub(super) fn fio_line(device: &Path, jobs: &str) -> String {
+    let all = "--direct=1 --allow_file_create=0 --ioengine=libaio --verify=crc32c --verify_fatal=1 --group_reporting \
+               --buffer_compress_percentage=50 --refill_buffers --randrepeat=0";
+    format!("fio --filename={} {all} {jobs}", device.display())
+}
+
+/// Runs [`fio_line`].
 pub(super) fn fio(device: &Path, jobs: &str) -> Cmd {
-    let all = "--direct=1 --allow_file_create=0 --ioengine=libaio --verify=crc32c --verify_fatal=1 --group_reporting
-        --buffer_compress_percentage=50 --refill_buffers --randrepeat=0";
-    sh(format!("fio --filename={} {} {jobs}", device.display(), all.replace('\n', " "))).limit(400)
+    sh(fio_line(device, jobs)).limit(400)
 }
 
 pub(super) fn random(place: &Place) -> Result<()> {
@@ -22,14 +27,14 @@ pub(super) fn random(place: &Place) -> Result<()> {
     fio(&device, "--name=w --rw=randwrite --bs=4k --iodepth=16 --size=64M").ok()?;
     fio(&device, "--name=d --rw=randwrite --bs=8k --iodepth=4 --size=32M --offset=128M --fdatasync=8").ok()?;
     // What was written is verified once more after a restart, past every memory of the daemon.
-    let pattern = "--name=p --rw=write --bs=16k --iodepth=8 --size=48M --offset=256M --verify_pattern=0xfeedbeef
-        --verify=pattern --do_verify=0";
-    fio(&device, &pattern.replace('\n', " ")).ok()?;
+    let pattern = "--name=p --rw=write --bs=16k --iodepth=8 --size=48M --offset=256M --verify_pattern=0xfeedbeef \
+                   --verify=pattern --do_verify=0";
+    fio(&device, pattern).ok()?;
     daemon.stop()?;
     let (daemon, device) = serve(&pool)?;
-    let again = "--name=p --rw=read --bs=16k --iodepth=8 --size=48M --offset=256M --verify_pattern=0xfeedbeef
-        --verify=pattern";
-    fio(&device, &again.replace('\n', " ")).ok()?;
+    let again = "--name=p --rw=read --bs=16k --iodepth=8 --size=48M --offset=256M --verify_pattern=0xfeedbeef \
+                 --verify=pattern";
+    fio(&device, again).ok()?;
     daemon.stop()
 }
 

@@ -88,7 +88,8 @@ impl Witness {
             if !range.is_atomic() || range.count == 1 {
                 continue;
             }
-            let blocks: Vec<(u64, Found)> = (0..).zip(found.iter().copied()).filter(|(l, _)| range.contains(*l)).collect();
+            let blocks: Vec<(u64, Found)> =
+                (0..).zip(found.iter().copied()).filter(|(l, _)| range.contains(*l)).collect();
             if !blocks.iter().any(|(_, value)| *value == Found::Op(number)) {
                 continue;
             }
@@ -98,7 +99,9 @@ impl Witness {
                     Found::Zeros => (number..limit).any(|n| matches!(self.plan.op(n), Op::Zero(r) if r.contains(*lba))),
                     Found::Damaged => false,
                 };
-                ensure(newer, || format!("operation {number} on {range:?} is there in part: block {lba} shows {value:?}"))?;
+                ensure(newer, || {
+                    format!("operation {number} on {range:?} is there in part: block {lba} shows {value:?}")
+                })?;
             }
             summary.atomic += 1;
         }
