@@ -24,6 +24,7 @@
 //! - **I12** append and map change are one await-free step.
 
 pub mod buf;
+pub mod control;
 pub mod core;
 pub mod env;
 pub mod error;
