@@ -30,5 +30,6 @@ pub mod env;
 pub mod error;
 pub mod format;
 pub mod limits;
+pub mod media;
 pub mod staging;
 pub mod units;
