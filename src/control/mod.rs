@@ -20,7 +20,7 @@ mod server;
 
 pub use client::ControlClient;
 pub use protocol::{
-    Answer, Command, Medium, NamespaceInfo, PROTOCOL_VERSION, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Request, Served,
+    Answer, BusyDevices, Command, Medium, NamespaceInfo, PROTOCOL_VERSION, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Request, Served,
     StatusReport,
 };
 pub use server::{ControlServer, bind_socket};

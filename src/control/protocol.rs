@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::format::namespaces::NamespaceEntry;
 use crate::limits::BLOCK_SIZE;
+use crate::pool::PoolStatus;
 
 /// Version of the protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -44,7 +45,22 @@ pub enum Command {
         name: String,
     },
     /// Stop everything cleanly, then exit.
-    Stop,
+    Stop {
+        /// What happens to block devices that somebody uses.
+        devices: BusyDevices,
+    },
+}
+
+/// What stopping does with a block device that is mounted or otherwise in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BusyDevices {
+    /// Refuse to stop.
+    Refuse,
+    /// Leave the device to the next daemon; I/O on it waits until then.
+    Leave,
+    /// Remove it; I/O of whoever uses it fails.
+    Remove,
 }
 
 /// A medium of this machine: tells a pool from a copy of it, which has the same id. Of a file its filesystem and inode,
@@ -133,8 +149,8 @@ pub struct StatusReport {
     pub serving: Vec<Served>,
     /// The namespaces of the pool, served or not.
     pub namespaces: Vec<NamespaceInfo>,
-    /// The engine's counters.
-    pub pool: serde_json::Value,
+    /// The engine's figures.
+    pub pool: PoolStatus,
 }
 
 /// What the daemon answers.
@@ -292,7 +308,7 @@ mod tests {
             Command::NamespaceDestroy { name: name() },
             Command::NamespaceServe { name: name() },
             Command::NamespaceUnserve { name: name() },
-            Command::Stop,
+            Command::Stop { devices: BusyDevices::Leave },
         ] {
             let line = encode_request(&request(command.clone())).unwrap();
             assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1, "one line");
@@ -308,8 +324,8 @@ mod tests {
         let line = encode_request(&request(Command::NamespaceDestroy { name: "db".to_owned() })).unwrap();
         let text = r#"{"version":1,"medium":{"device":5,"inode":6},"command":{"namespace-destroy":{"name":"db"}}}"#;
         assert_eq!(String::from_utf8(line).unwrap(), format!("{text}\n"));
-        let line = encode_request(&request(Command::Stop)).unwrap();
-        let text = r#"{"version":1,"medium":{"device":5,"inode":6},"command":"stop"}"#;
+        let line = encode_request(&request(Command::Stop { devices: BusyDevices::Refuse })).unwrap();
+        let text = r#"{"version":1,"medium":{"device":5,"inode":6},"command":{"stop":{"devices":"refuse"}}}"#;
         assert_eq!(String::from_utf8(line).unwrap(), format!("{text}\n"));
         assert_eq!(encode_reply(Ok(Answer::Done)).unwrap(), b"{\"version\":1,\"result\":{\"ok\":\"done\"}}\n");
     }
@@ -348,18 +364,18 @@ mod tests {
             "{}",
             "[]",
             r#"{"version":1}"#,
-            r#"{"version":1,"command":"stop"}"#,
-            r#"{"version":-1,"medium":{"device":5,"inode":6},"command":"stop"}"#,
+            r#"{"version":1,"command":"status"}"#,
+            r#"{"version":-1,"medium":{"device":5,"inode":6},"command":"status"}"#,
             r#"{"version":1,"medium":{"device":5,"inode":6},"command":"launch"}"#,
             r#"{"version":1,"medium":{"device":5,"inode":6},"command":{"namespace-create":{}}}"#,
             r#"{"version":1,"medium":{"device":5,"inode":6},"command":{"namespace-create":{"size":-5}}}"#,
-            r#"{"version":1,"medium":{"device":5,"inode":6},"command":"stop""#,
+            r#"{"version":1,"medium":{"device":5,"inode":6},"command":"status""#,
             "\u{0}\u{1}",
             &deep,
         ] {
             decode_request(line.as_bytes()).expect_err(line);
         }
-        let later = r#"{"version":1,"medium":{"device":5,"inode":6},"command":"stop","later":true}"#;
+        let later = r#"{"version":1,"medium":{"device":5,"inode":6},"command":"status","later":true}"#;
         decode_request(later.as_bytes()).expect("unknown fields are ignored");
     }
 
