@@ -6,19 +6,17 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use super::peek::peek;
 use super::pool_args::{KeyArgs, key_is_required};
 use super::{Failure, output, size};
 use crate::daemon::{Machine, unix_now};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
-use crate::format::superblock::{KeySource, LABEL_BYTES, MAGIC, Superblock};
+use crate::format::superblock::{KeySource, LABEL_BYTES, Superblock};
 use crate::keys::RootKey;
 use crate::limits::BLOCK_SIZE;
-use crate::media::{Access, Device, DeviceKind, Signature, create_file};
+use crate::media::{Access, Device, DeviceKind, create_file};
 use crate::pool::{CreateOptions, create};
-
-/// So that a pool is not made over another one.
-const OWN: &[Signature] = &[Signature { name: "a Plica pool", offset: 0, magic: &MAGIC }];
 
 const HELP: &str = "\
 A file is made if it does not exist (readable by its owner only; it takes space as it is written). A block
@@ -81,7 +79,7 @@ impl CreateArgs {
         if is_new && let Some(bytes) = self.size {
             create_file(&self.pool, bytes)?;
         }
-        let superblock = self.make(&root_key, key_source).inspect_err(|_| {
+        let superblock = self.make(root_key, key_source).inspect_err(|_| {
             if is_new {
                 // the error that is reported is the first one
                 drop(std::fs::remove_file(&self.pool));
@@ -115,22 +113,16 @@ impl CreateArgs {
         Ok(false)
     }
 
-    fn make(&self, root_key: &RootKey, key_source: KeySource) -> Result<Superblock> {
+    fn make(&self, root_key: RootKey, key_source: KeySource) -> Result<Superblock> {
         let device = Device::open(&self.pool, Access::Write)?;
         check_unused(&device, &self.pool, self.force)?;
         let mut machine = Machine::with_device(&device)?;
         let (env, media) = (machine.env(), machine.media());
         let (label, segment_bytes) = (self.label.clone(), self.segment_size);
-        // the executor's tasks own what they use: the key is lent to a scope that it outlives
-        machine.run_scoped(async || {
-            let options = CreateOptions {
-                label: &label,
-                segment_bytes,
-                key_source,
-                root_key,
-                pool: None,
-                now_unix: unix_now(),
-            };
+        machine.run(async move {
+            let now_unix = unix_now();
+            let (label, root_key) = (&label, &root_key);
+            let options = CreateOptions { label, segment_bytes, key_source, root_key, pool: None, now_unix };
             create(&env, &media, &options).await
         })
     }
@@ -166,10 +158,15 @@ fn parse_label(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Refuses a medium with content, unless it may go; then what would still be found of it is wiped by the new pool.
+/// Refuses a medium with content, unless it may go. Making the pool overwrites all by which it could be recognised.
 fn check_unused(device: &Device, path: &Path, force: bool) -> Result<()> {
     let shown = path.display();
-    if let Some(found) = device.signature(OWN)? {
+    let found = match peek(path) {
+        Ok(peek) => Some(format!("Plica pool {}", peek.superblock.pool)),
+        Err(error) if error.kind() == ErrorKind::NotFound => device.signature(&[])?.map(str::to_owned),
+        Err(error) => Some(format!("a Plica pool ({error})")),
+    };
+    if let Some(found) = found {
         if !force {
             fail!(Exists, "{shown} holds {found}; its content would be lost (--force to give it up)");
         }
