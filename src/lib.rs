@@ -29,5 +29,7 @@ pub mod env;
 pub mod error;
 pub mod format;
 pub mod limits;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod staging;
 pub mod units;

@@ -53,6 +53,8 @@ impl Spawner {
     /// Starts `future`; dropping the handle cancels it, [`Task::detach`] lets it run.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
         let queue = self.0.clone();
+        #[cfg(feature = "sim")]
+        let future = crate::sim::Mortal::new(future);
         let (runnable, task) = async_task::spawn_local(future, move |runnable| queue.push(runnable));
         runnable.schedule();
         task
