@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   0          header page (written once, see format::slot)
-//!   4096       published words: one u64 a slot, 64 bytes apart
+//!   4096       per slot 64 bytes: published word (u64), prelude (format::slot)
 //!   8192       slot 0 | slot 1 | …
 //! ```
 //!
@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use memmap2::MmapMut;
 
 use crate::buf::AlignedBuf;
+use crate::format::slot::PRELUDE_BYTES;
 use crate::limits::{SLOT_BYTES, SLOT_COUNT};
 
 /// Bytes before the first slot.
@@ -27,7 +28,8 @@ pub(crate) const HEADER_BYTES: usize = 8192;
 /// Bytes of the whole region.
 pub(crate) const REGION_BYTES: usize = HEADER_BYTES + SLOT_COUNT * SLOT_BYTES;
 const PUBLISHED_AT: usize = 4096;
-const PUBLISHED_STRIDE: usize = 64;
+const PUBLISHED_STRIDE: usize = 8 + PRELUDE_BYTES;
+const _: () = assert!(PUBLISHED_STRIDE == 64 && PUBLISHED_AT + SLOT_COUNT * PUBLISHED_STRIDE <= HEADER_BYTES);
 
 enum Memory {
     /// A file under `/run`.
@@ -114,6 +116,31 @@ impl Region {
     #[must_use]
     pub fn published_bytes(&self, slot: usize) -> u64 {
         self.published(slot).load(Ordering::Acquire)
+    }
+
+    /// Stores the prelude of a slot: where its batch belongs. Only while nothing of the slot is published.
+    pub fn store_prelude(&self, slot: usize, bytes: &[u8; PRELUDE_BYTES]) {
+        assert!(slot < SLOT_COUNT, "slot {slot}");
+        #[expect(unsafe_code, reason = "a store into the mapping")]
+        // SAFETY: in bounds: 8 + PRELUDE_BYTES is the stride; only this thread stores.
+        unsafe {
+            let to = self.0.base.as_ptr().add(PUBLISHED_AT + slot * PUBLISHED_STRIDE + 8);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, PRELUDE_BYTES);
+        }
+    }
+
+    /// Copies out the prelude of a slot.
+    #[must_use]
+    pub fn load_prelude(&self, slot: usize) -> [u8; PRELUDE_BYTES] {
+        assert!(slot < SLOT_COUNT, "slot {slot}");
+        let mut bytes = [0; PRELUDE_BYTES];
+        #[expect(unsafe_code, reason = "a load from the mapping")]
+        // SAFETY: in bounds as in `store_prelude`.
+        unsafe {
+            let from = self.0.base.as_ptr().add(PUBLISHED_AT + slot * PUBLISHED_STRIDE + 8);
+            std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), PRELUDE_BYTES);
+        }
+        bytes
     }
 
     /// Copies `bytes` into a slot.
