@@ -94,8 +94,7 @@ impl FaultPlan {
     pub fn strike(&mut self, op: OpKind, file: usize, touched: &Range<u64>) -> Option<(FaultKind, Range<u64>)> {
         let mut struck = None;
         for fault in &mut self.faults {
-            let touches =
-                op == OpKind::Flush || (fault.range.start < touched.end && touched.start < fault.range.end);
+            let touches = op == OpKind::Flush || (fault.range.start < touched.end && touched.start < fault.range.end);
             if fault.file != file || !fault.kind.hits(op) || !touches {
                 continue;
             }

@@ -50,11 +50,8 @@ impl Latency {
             OpKind::Write | OpKind::Allocate | OpKind::Discard => &self.write_ns,
             OpKind::Flush => &self.flush_ns,
         };
-        let slow = if self.slow_one_in > 0 && rng.u32(0..self.slow_one_in) == 0 {
-            rng.u64(self.slow_ns.clone())
-        } else {
-            0
-        };
+        let slow =
+            if self.slow_one_in > 0 && rng.u32(0..self.slow_one_in) == 0 { rng.u64(self.slow_ns.clone()) } else { 0 };
         rng.u64(range.clone()) + slow
     }
 }
@@ -192,7 +189,12 @@ impl Machine {
         let fault = ended.fault.as_ref().map(|(kind, _)| *kind);
         let (file, touched) = describe(&ended.op).map(|(_, file, touched)| (file, touched))?;
         let completion = self.end(ended);
-        self.trace.note(format_args!("{} end {} {touched:?} {fault:?} {}", self.clock, file.0, completion.result.is_ok()));
+        self.trace.note(format_args!(
+            "{} end {} {touched:?} {fault:?} {}",
+            self.clock,
+            file.0,
+            completion.result.is_ok()
+        ));
         Some((token, completion))
     }
 
@@ -221,9 +223,7 @@ impl Machine {
                 self.media[file.0].complete(Change { offset, effect: Effect::Discard(len) });
                 Completion { result: Ok(0), buf: None }
             }
-            Op::Allocate { .. } if fault.is_some() => {
-                failed("the simulated medium is full", ErrorKind::NoSpace, None)
-            }
+            Op::Allocate { .. } if fault.is_some() => failed("the simulated medium is full", ErrorKind::NoSpace, None),
             _ => Completion { result: Ok(0), buf: None },
         }
     }

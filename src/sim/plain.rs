@@ -78,7 +78,15 @@ impl Subject for PlainDisk {
                     mailbox: sender.clone(),
                 });
             }
-            let disk = Disk { env: host.env.clone(), file: host.file, bases, flaw, flushing: Rc::default(), busy: Rc::default(), freed: Rc::default() };
+            let disk = Disk {
+                env: host.env.clone(),
+                file: host.file,
+                bases,
+                flaw,
+                flushing: Rc::default(),
+                busy: Rc::default(),
+                freed: Rc::default(),
+            };
             host.env.spawner.spawn(disk.clone().serve(receiver)).detach();
             let serving: Box<dyn Serving> = Box::new(ServedDisk { disk, clients });
             Ok(serving)

@@ -37,13 +37,7 @@ impl Habits {
     /// Some habits.
     #[must_use]
     pub fn any(rng: &mut Rng) -> Self {
-        let weights = [
-            [4, 8, 1, 1, 1],
-            [2, 10, 0, 0, 0],
-            [2, 8, 4, 0, 0],
-            [4, 6, 1, 4, 2],
-            [8, 4, 1, 1, 1],
-        ];
+        let weights = [[4, 8, 1, 1, 1], [2, 10, 0, 0, 0], [2, 8, 4, 0, 0], [4, 6, 1, 4, 2], [8, 4, 1, 1, 1]];
         Self {
             clients: [1, 2, 4, 8, 16][rng.usize(0..5)],
             requests: [1..4, 4..32, 16..64, 64..128][rng.usize(0..4)].clone(),

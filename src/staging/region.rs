@@ -124,8 +124,8 @@ impl Region {
         #[expect(unsafe_code, reason = "a store into the mapping")]
         // SAFETY: in bounds: 8 + PRELUDE_BYTES is the stride; only this thread stores.
         unsafe {
-            let to = self.0.base.as_ptr().add(PUBLISHED_AT + slot * PUBLISHED_STRIDE + 8);
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, PRELUDE_BYTES);
+            let to = self.inner.base.as_ptr().add(PUBLISHED_AT + slot * PUBLISHED_STRIDE + 8);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, self.landing(PRELUDE_BYTES));
         }
     }
 
@@ -137,7 +137,7 @@ impl Region {
         #[expect(unsafe_code, reason = "a load from the mapping")]
         // SAFETY: in bounds as in `store_prelude`.
         unsafe {
-            let from = self.0.base.as_ptr().add(PUBLISHED_AT + slot * PUBLISHED_STRIDE + 8);
+            let from = self.inner.base.as_ptr().add(PUBLISHED_AT + slot * PUBLISHED_STRIDE + 8);
             std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), PRELUDE_BYTES);
         }
         bytes

@@ -177,8 +177,7 @@ impl Cell {
                 // one of them it was: if all are from before the recovery, the others of that time are out
                 if allowed.iter().all(|index| self.versions[*index].base) {
                     let mut index = 0..;
-                    self.versions
-                        .retain(|version| index.next().is_some_and(|i| !version.base || allowed.contains(&i)));
+                    self.versions.retain(|version| index.next().is_some_and(|i| !version.base || allowed.contains(&i)));
                 }
                 Ok(())
             }

@@ -285,9 +285,9 @@ impl Oracle {
     /// # Errors
     /// The first range that is there in part.
     pub fn check_atoms(&self) -> Result<(), String> {
-        self.namespaces.iter().try_for_each(|model| {
-            (0..model.cells.len()).try_for_each(|index| self.check_atom(model, index))
-        })
+        self.namespaces
+            .iter()
+            .try_for_each(|model| (0..model.cells.len()).try_for_each(|index| self.check_atom(model, index)))
     }
 
     fn check_atom(&self, model: &Model, index: usize) -> Result<(), String> {
