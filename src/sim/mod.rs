@@ -13,16 +13,17 @@
 //! **Not here:** any rule of the engine. The oracle knows the promises to hosts and nothing of segments or roots.
 
 pub mod backend;
+pub mod canary;
 pub mod content;
 pub mod death;
 pub mod fault;
 pub mod machine;
 pub mod media;
-mod mortal;
 pub mod oracle;
 pub mod order;
 pub mod plain;
 pub mod shared_memory;
+pub mod shrink;
 pub mod sink;
 pub mod subject;
 pub mod trace;
@@ -30,14 +31,14 @@ pub mod workload;
 pub mod world;
 
 pub use backend::SimBackend;
+pub use canary::{Canary, Rule};
 pub use death::{Death, Point};
 pub use fault::{Fault, FaultKind};
 pub use machine::{Latency, Machine};
-pub use mortal::Cemetery;
-pub(crate) use mortal::Mortal;
 pub use oracle::Oracle;
 pub use order::SeededOrder;
 pub use shared_memory::SharedMemory;
+pub use shrink::shrink;
 pub use subject::{Host, NamespacePlan, Serving, Subject};
 pub use trace::Trace;
 pub use world::{Plan, Red, Report, run};

@@ -18,7 +18,6 @@ use fastrand::Rng;
 
 use super::death::{Death, Point};
 use super::machine::{Machine, MachineStats};
-use super::mortal::Cemetery;
 use super::oracle::Failure;
 use super::order::SeededOrder;
 use super::shared_memory::SharedMemory;
@@ -135,10 +134,7 @@ enum End {
 /// # Errors
 /// What must never happen and did.
 pub fn run(subject: &dyn Subject, plan: &Plan) -> std::result::Result<Report, Box<Red>> {
-    let mut world = World::new(plan);
-    let outcome = world.run(subject);
-    world.cemetery.bury_all();
-    outcome
+    World::new(plan).run(subject)
 }
 
 struct World<'a> {
@@ -152,7 +148,6 @@ struct World<'a> {
     /// The worst that happened since a daemon last served.
     failure: Failure,
     unserved: u32,
-    cemetery: Cemetery,
 }
 
 /// What a daemon's life is made of.
@@ -184,7 +179,6 @@ impl<'a> World<'a> {
             boot,
             failure: Failure::Daemon,
             unserved: 0,
-            cemetery: Cemetery::open(),
         }
     }
 
@@ -337,11 +331,10 @@ impl<'a> World<'a> {
     }
 
     /// Takes away everything of a daemon that does not run any more.
-    fn bury(&mut self, death: &Arc<Death>, executor: Executor) {
+    fn bury(&self, death: &Arc<Death>, executor: Executor) {
+        // what destructors do has no effect on the world
         death.kill();
-        self.cemetery.bury_all();
         drop(executor);
-        self.cemetery.bury_all();
         lock(&self.hosts).forget_requests();
     }
 
