@@ -119,6 +119,8 @@ pub struct Root {
     pub image_directory_bytes: u64,
     /// Where the parts of the image are: IMAGE records in order.
     pub image_parts: Vec<Entry>,
+    /// Generations of the segments that hold the parts: the table itself is in the image.
+    pub image_generations: Vec<SegmentChange>,
     /// Sessions whose records may be in the window, without the current one.
     pub sessions: Vec<WindowSession>,
     /// Segments that recovery looks at.
@@ -134,6 +136,7 @@ impl Root {
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
         let body = self.image_parts.len() * 8
+            + self.image_generations.len() * SEGMENT_CHANGE_BYTES
             + self.sessions.len() * 16
             + self.window.len() * 12
             + self.segments.len() * SEGMENT_CHANGE_BYTES
@@ -159,9 +162,13 @@ impl Root {
         w.u64(l.host_written).u64(l.host_read).u64(l.stored).u64(l.media_written).u64(l.host_discarded);
         w.u64(self.image).u64(self.image_directory_bytes);
         w.u32(count(self.image_parts.len())).u32(count(self.sessions.len())).u32(count(self.window.len()));
-        w.u32(count(self.segments.len())).u32(count(self.directory.len())).zero_to(HEADER_BYTES);
+        w.u32(count(self.segments.len())).u32(count(self.directory.len()));
+        w.u32(count(self.image_generations.len())).zero_to(HEADER_BYTES);
         for part in &self.image_parts {
             w.u64(part.0);
+        }
+        for s in &self.image_generations {
+            w.u32(s.segment.0).u32(s.generation.0);
         }
         for s in &self.sessions {
             w.u64(s.session.0).u64(s.last_accepted.0);
@@ -211,9 +218,9 @@ impl Root {
             host_discarded: r.u64()?,
         };
         let (image, image_directory_bytes) = (r.u64()?, r.u64()?);
-        let counts = [r.u32()?, r.u32()?, r.u32()?, r.u32()?, r.u32()?];
-        r.zeros(HEADER_BYTES - 156)?;
-        let [parts, sessions, window, segments, directory] = counts;
+        let counts = [r.u32()?, r.u32()?, r.u32()?, r.u32()?, r.u32()?, r.u32()?];
+        r.zeros(HEADER_BYTES - 160)?;
+        let [parts, sessions, window, segments, directory, image_segments] = counts;
         let root = Self {
             pool,
             sequence,
@@ -226,6 +233,9 @@ impl Root {
             image,
             image_directory_bytes,
             image_parts: list(parts, || Ok(Entry(r.u64()?)))?,
+            image_generations: list(image_segments, || {
+                Ok(SegmentChange { segment: SegmentId(r.u32()?), generation: Generation(r.u32()?) })
+            })?,
             sessions: list(sessions, || {
                 Ok(WindowSession { session: SessionId(r.u64()?), last_accepted: OpNo(r.u64()?) })
             })?,

@@ -16,6 +16,7 @@ pub mod backend;
 pub mod canary;
 pub mod content;
 pub mod death;
+pub mod engine;
 pub mod fault;
 pub mod machine;
 pub mod media;
