@@ -37,5 +37,7 @@ pub mod map;
 pub mod media;
 pub mod pool;
 pub mod recovery;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod staging;
 pub mod units;
