@@ -28,6 +28,7 @@ pub mod core;
 pub mod env;
 pub mod error;
 pub mod format;
+pub mod frontend;
 pub mod limits;
 pub mod media;
 pub mod staging;
