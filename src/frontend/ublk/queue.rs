@@ -23,8 +23,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use io_uring::{cqueue, opcode, types};
-use libublk::io::{BufDesc, UblkDev, UblkIOCtx, UblkQueue};
+use io_uring::{IoUring, cqueue, opcode, types};
+use libublk::io::{BufDesc, UblkDev, UblkIOCtx, UblkQueue, with_task_io_ring_mut};
 use libublk::{UblkError, UblkIORes, UblkUringData, sys};
 
 use super::buffers::Buffers;
@@ -296,12 +296,25 @@ impl<'d> Queue<'d> {
         {
             tracing::warn!(%error, "the last completions of a ublk queue");
         }
+        if let Err(error) = retire_ring() {
+            tracing::warn!(%error, "closing the ring of a ublk queue");
+        }
     }
 }
 
 /// libublk keeps the tag in the low bits, whatever else a command is marked with.
 fn tag_of(user_data: u64) -> u16 {
     u16::try_from(user_data & 0xffff).unwrap_or(u16::MAX)
+}
+
+/// Closes this thread's ring, by which the driver gets back what was fetched. libublk's queue unregisters its files when
+/// it is dropped, which before Linux 6.13 waits for commands in flight: for ever, if they are fetches. It finds another
+/// ring then.
+fn retire_ring() -> std::io::Result<()> {
+    let other = IoUring::new(2)?;
+    other.submitter().register_files(&[-1])?;
+    drop(with_task_io_ring_mut(|ring| std::mem::replace(ring, other)));
+    Ok(())
 }
 
 /// A second descriptor of the device's file, so that it lives as long as the queue.
