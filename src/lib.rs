@@ -24,11 +24,20 @@
 //! - **I12** append and map change are one await-free step.
 
 pub mod buf;
+pub mod codec;
 pub mod core;
 pub mod env;
 pub mod error;
 pub mod format;
 pub mod frontend;
+pub mod keys;
 pub mod limits;
+pub mod log;
+pub mod map;
+pub mod media;
+pub mod pool;
+pub mod recovery;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod staging;
 pub mod units;

@@ -1,0 +1,250 @@
+//! Codec workers: threads that compress and seal for the core, and the rule who does what.
+//!
+//! ```text
+//!  core ── job ─┬─ alone: the core does it itself           (a hand-over costs more than LZ4)
+//!               └─ queue, urgent first ─┬─► worker threads   (one at a time, never waiting for a group)
+//!                                       └─► the core, one small job whenever it has nothing else to do
+//! ```
+//!
+//! A job that comes while nothing is under way first lets every task that is ready now have its turn. If none of them
+//! brought another job, it is alone and the core does it: at depth 1 nothing ever hops. If others came, workers have
+//! been called already. zstd is always the workers' as long as there are any.
+//!
+//! With no workers everything is done at once on the core's thread: single-CPU machines and the simulator, where jobs
+//! additionally wait a random number of turns, so that they end in different orders.
+//!
+//! **Invariants.** A job owns its memory until it ends, also when nobody waits for it any more. A request's data is
+//! released before its result is visible. No allocation per job under a steady load.
+//!
+//! **Failure.** A panic in a job is logged and is an [`crate::error::ErrorKind::Io`] of that job; the worker goes on.
+//!
+//! **Not here:** order. Jobs end in any order; the log decides what comes first.
+
+mod job;
+mod queue;
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+
+pub use job::{DecodeJob, Decoded, EncodeJob};
+
+use self::job::{Coder, Done, Work};
+use self::queue::{Queue, Submitted};
+use super::Encoded;
+use crate::buf::AlignedBuf;
+#[cfg(feature = "sim")]
+use crate::env::Env;
+use crate::error::{Error, Result};
+
+/// Jobs for which there is room from the start.
+const JOBS_EXPECTED: usize = 512;
+
+/// Who did the jobs so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CodecCounts {
+    /// Done at once by the core, because they were alone or there are no workers.
+    pub inline: u64,
+    /// Queued, then done by the core while it was idle.
+    pub helped: u64,
+    /// Done by workers.
+    pub workers: u64,
+}
+
+/// The core's codec: belongs to the core's thread, has threads of its own.
+pub struct CodecPool {
+    queue: Arc<Queue>,
+    threads: Vec<JoinHandle<()>>,
+    coder: RefCell<Coder>,
+    counts: Cell<CodecCounts>,
+    #[cfg(feature = "sim")]
+    chance: Option<Env>,
+}
+
+impl CodecPool {
+    /// A pool of this many threads; with 0 the caller's thread does everything.
+    ///
+    /// # Errors
+    /// The system gives no more threads.
+    pub fn new(workers: usize) -> Result<Self> {
+        let mut pool = Self {
+            queue: Arc::new(Queue::new(JOBS_EXPECTED)),
+            threads: Vec::with_capacity(workers),
+            coder: RefCell::default(),
+            counts: Cell::default(),
+            #[cfg(feature = "sim")]
+            chance: None,
+        };
+        for index in 0..workers {
+            let queue = pool.queue.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("plica-codec-{index}"))
+                .spawn(move || work(&queue))
+                .map_err(|e| Error::io(format!("cannot start codec worker {index}"), e))?;
+            pool.threads.push(thread);
+        }
+        Ok(pool)
+    }
+
+    /// A pool without threads whose jobs wait for 0 to 3 turns, as `env` draws.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn simulated(env: Env) -> Self {
+        Self {
+            queue: Arc::new(Queue::new(0)),
+            threads: Vec::new(),
+            coder: RefCell::default(),
+            counts: Cell::default(),
+            chance: Some(env),
+        }
+    }
+
+    /// Threads of the pool.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Who did the jobs so far.
+    #[must_use]
+    pub fn counts(&self) -> CodecCounts {
+        CodecCounts { workers: self.queue.finished(), ..self.counts.get() }
+    }
+
+    /// Compresses and seals; gives the output buffer back in any case.
+    pub async fn encode(&self, job: EncodeJob) -> (AlignedBuf, Result<Encoded>) {
+        match self.run(Work::Encode(job)).await {
+            Done::Encode(out, result) => (out, result),
+            Done::Decode(_) => unreachable!("an encode job ends as one"),
+        }
+    }
+
+    /// Opens and decompresses; gives both buffers back in any case.
+    pub async fn decode(&self, job: DecodeJob) -> Decoded {
+        match self.run(Work::Decode(job)).await {
+            Done::Decode(decoded) => decoded,
+            Done::Encode(..) => unreachable!("a decode job ends as one"),
+        }
+    }
+
+    /// Does one small queued job, if there is one; returns whether it did. For
+    /// [`crate::env::Executor::set_idle`]: what the core does when it has nothing to do.
+    pub fn help_one(&self) -> bool {
+        let Some(job) = self.queue.take_helpable() else { return false };
+        let (ticket, work) = job.into_parts();
+        let done = self.coder.borrow_mut().perform(work);
+        self.queue.finish_helped(ticket, done);
+        self.count(|counts| &mut counts.helped);
+        true
+    }
+
+    async fn run(&self, work: Work) -> Done {
+        if self.threads.is_empty() {
+            self.wait_a_little().await;
+            return self.perform(work);
+        }
+        let (number, submitted) = self.queue.submit(work);
+        let mut waiting = Waiting { queue: &self.queue, ticket: Some(number) };
+        if submitted == Submitted::Alone {
+            yield_now().await;
+            if let Some(work) = self.queue.take_back(number) {
+                waiting.ticket = None;
+                return self.perform(work);
+            }
+        }
+        waiting.await
+    }
+
+    fn perform(&self, work: Work) -> Done {
+        self.count(|counts| &mut counts.inline);
+        self.coder.borrow_mut().perform(work)
+    }
+
+    fn count(&self, which: impl FnOnce(&mut CodecCounts) -> &mut u64) {
+        let mut counts = self.counts.get();
+        *which(&mut counts) += 1;
+        self.counts.set(counts);
+    }
+
+    /// In the simulator, some turns.
+    async fn wait_a_little(&self) {
+        #[cfg(feature = "sim")]
+        if let Some(env) = &self.chance {
+            let mut byte = [0];
+            // a seeded generator does not fail
+            let _ = env.random(&mut byte);
+            for _ in 0..byte[0] % 4 {
+                yield_now().await;
+            }
+        }
+    }
+}
+
+impl Drop for CodecPool {
+    fn drop(&mut self) {
+        self.queue.close();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a codec worker ended with a panic");
+            }
+        }
+    }
+}
+
+/// A worker's life.
+fn work(queue: &Queue) {
+    let mut coder = Coder::default();
+    while let Some(job) = queue.take() {
+        let (ticket, work) = job.into_parts();
+        let done = coder.perform(work);
+        queue.finish(ticket, done);
+    }
+}
+
+/// Waits for a job. Dropped early, the job goes on and frees its memory at its end.
+struct Waiting<'a> {
+    queue: &'a Queue,
+    /// The ticket, until it is used up.
+    ticket: Option<usize>,
+}
+
+impl Future for Waiting<'_> {
+    type Output = Done;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
+        let Some(ticket) = self.ticket else { unreachable!("polled after its end") };
+        let poll = self.queue.poll(ticket, cx.waker());
+        if poll.is_ready() {
+            self.ticket = None;
+        }
+        poll
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.queue.abandon(ticket);
+        }
+    }
+}
+
+/// Lets every task that is ready now go first.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+//! The queue between the core and its codec workers: one lock, two lines, a slab of tickets.
+//!
+//! A job has a *ticket*: the place where its result is put and where the waker of whoever waits for it is kept. Lines
+//! and slab keep their memory, so that a steady load does not allocate.
+//!
+//! **Invariants.** Whenever a line is not empty, a worker is awake or was called, or the one job in it is about to be
+//! taken back by the core ([`Submitted::Alone`]). Urgent jobs overtake others at most [`OVERTAKING_MAX`] times in a
+//! row.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+use slab::Slab;
+
+use super::job::{Done, Work};
+
+/// Most urgent jobs taken in a row while others wait.
+const OVERTAKING_MAX: u32 = 8;
+
+pub(super) struct Job {
+    ticket: usize,
+    work: Work,
+}
+
+/// What became of a job handed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Submitted {
+    /// A worker will do it.
+    Queued,
+    /// Nothing else is under way and no worker was called: whoever handed it in takes it back soon, and does it, or
+    /// finds that others came meanwhile, for which workers were called.
+    Alone,
+}
+
+enum Ticket {
+    Waiting(Option<Waker>),
+    Done(Done),
+    /// Nobody waits any more.
+    Orphan,
+}
+
+pub(super) struct Queue {
+    state: Mutex<State>,
+    called: Condvar,
+}
+
+struct State {
+    urgent: VecDeque<Job>,
+    other: VecDeque<Job>,
+    /// Urgent jobs taken since another one was.
+    overtaking: u32,
+    tickets: Slab<Ticket>,
+    /// Jobs that workers are at.
+    running: usize,
+    /// Jobs that workers have done.
+    finished: u64,
+    /// Workers that sleep and were not called.
+    sleeping: usize,
+    /// Calls that no worker has answered yet.
+    calls: usize,
+    closed: bool,
+}
+
+impl Queue {
+    pub(super) fn new(capacity: usize) -> Self {
+        let state = State {
+            urgent: VecDeque::with_capacity(capacity),
+            other: VecDeque::with_capacity(capacity),
+            overtaking: 0,
+            tickets: Slab::with_capacity(capacity),
+            running: 0,
+            finished: 0,
+            sleeping: 0,
+            calls: 0,
+            closed: false,
+        };
+        Self { state: Mutex::new(state), called: Condvar::new() }
+    }
+
+    /// No code that can panic runs under the lock, so a poisoned one is as good as any.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands in a job; returns its ticket.
+    pub(super) fn submit(&self, work: Work) -> (usize, Submitted) {
+        let mut state = self.lock();
+        let ticket = state.tickets.insert(Ticket::Waiting(None));
+        let alone = state.running == 0 && state.waiting() == 0 && work.quick();
+        let line = if work.urgent() { &mut state.urgent } else { &mut state.other };
+        line.push_back(Job { ticket, work });
+        if alone {
+            return (ticket, Submitted::Alone);
+        }
+        let call = state.sleeping > 0;
+        if call {
+            state.sleeping -= 1;
+            state.calls += 1;
+        }
+        drop(state);
+        if call {
+            self.called.notify_one();
+        }
+        (ticket, Submitted::Queued)
+    }
+
+    /// The work of a job that is still alone, and forgets the ticket.
+    pub(super) fn take_back(&self, ticket: usize) -> Option<Work> {
+        let mut state = self.lock();
+        if state.running != 0 || state.waiting() != 1 {
+            return None;
+        }
+        let line = if state.urgent.is_empty() { &mut state.other } else { &mut state.urgent };
+        let job = line.pop_front_if(|job| job.ticket == ticket)?;
+        state.tickets.remove(ticket);
+        Some(job.work)
+    }
+
+    /// A job that the core may do besides its own work.
+    pub(super) fn take_helpable(&self) -> Option<Job> {
+        let mut state = self.lock();
+        let line = state.next_line();
+        if !line.front()?.work.helpable() {
+            return None;
+        }
+        state.take()
+    }
+
+    /// The next job for a worker; sleeps until there is one. `None` when the pool is closed.
+    pub(super) fn take(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(job) = state.take() {
+                state.running += 1;
+                return Some(job);
+            }
+            state.sleeping += 1;
+            state = self
+                .called
+                .wait_while(state, |state| state.calls == 0 && !state.closed)
+                .unwrap_or_else(PoisonError::into_inner);
+            state.calls = state.calls.saturating_sub(1);
+        }
+    }
+
+    /// A worker is done with a job of [`Queue::take`].
+    pub(super) fn finish(&self, ticket: usize, done: Done) {
+        let mut state = self.lock();
+        state.running -= 1;
+        state.finished += 1;
+        publish(state, ticket, done);
+    }
+
+    /// The core is done with a job of [`Queue::take_helpable`].
+    pub(super) fn finish_helped(&self, ticket: usize, done: Done) {
+        publish(self.lock(), ticket, done);
+    }
+
+    /// Looks for a result; leaves `waker` when there is none yet.
+    pub(super) fn poll(&self, ticket: usize, waker: &Waker) -> Poll<Done> {
+        let mut state = self.lock();
+        match &mut state.tickets[ticket] {
+            Ticket::Waiting(Some(old)) => old.clone_from(waker),
+            Ticket::Waiting(empty) => *empty = Some(waker.clone()),
+            Ticket::Done(_) | Ticket::Orphan => match state.tickets.remove(ticket) {
+                Ticket::Done(done) => return Poll::Ready(done),
+                Ticket::Waiting(_) | Ticket::Orphan => unreachable!("an orphan is not polled"),
+            },
+        }
+        Poll::Pending
+    }
+
+    /// Nobody waits for this result any more.
+    pub(super) fn abandon(&self, ticket: usize) {
+        let mut state = self.lock();
+        let old = match &mut state.tickets[ticket] {
+            Ticket::Done(_) => state.tickets.remove(ticket),
+            waiting => std::mem::replace(waiting, Ticket::Orphan),
+        };
+        drop(state);
+        drop(old);
+    }
+
+    /// Jobs that workers have done.
+    pub(super) fn finished(&self) -> u64 {
+        self.lock().finished
+    }
+
+    /// Sends the workers home.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.called.notify_all();
+    }
+
+    #[cfg(test)]
+    pub(super) fn ticket_count(&self) -> usize {
+        self.lock().tickets.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn sleeping_count(&self) -> usize {
+        self.lock().sleeping
+    }
+}
+
+impl Job {
+    pub(super) fn into_parts(self) -> (usize, Work) {
+        (self.ticket, self.work)
+    }
+}
+
+fn publish(mut state: MutexGuard<'_, State>, ticket: usize, done: Done) {
+    match std::mem::replace(&mut state.tickets[ticket], Ticket::Done(done)) {
+        Ticket::Waiting(waker) => {
+            drop(state);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+        Ticket::Orphan | Ticket::Done(_) => {
+            let unwanted = state.tickets.remove(ticket);
+            drop(state);
+            drop(unwanted);
+        }
+    }
+}
+
+impl State {
+    fn waiting(&self) -> usize {
+        self.urgent.len() + self.other.len()
+    }
+
+    /// Whether the next job is one that is not urgent.
+    fn other_is_next(&self) -> bool {
+        self.urgent.is_empty() || (!self.other.is_empty() && self.overtaking >= OVERTAKING_MAX)
+    }
+
+    fn next_line(&self) -> &VecDeque<Job> {
+        if self.other_is_next() { &self.other } else { &self.urgent }
+    }
+
+    fn take(&mut self) -> Option<Job> {
+        if self.other_is_next() {
+            self.overtaking = 0;
+            self.other.pop_front()
+        } else {
+            self.overtaking = if self.other.is_empty() { 0 } else { self.overtaking + 1 };
+            self.urgent.pop_front()
+        }
+    }
+}

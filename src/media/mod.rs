@@ -1,0 +1,198 @@
+//! Block media: how the engine reads and writes the SSD (or file) under a pool.
+//!
+//! ```text
+//!   log, recovery, map ── Media ── Reactor ── UringBackend ── Device (file or block device, locked)
+//!                                     └────── simulated media
+//! ```
+//!
+//! **Invariants.** The contract of [`crate::env::reactor`]: whole transfers or an error, completion is not durability,
+//! operations own their buffers. Offsets and lengths are multiples of the medium's block (asserted: they come from our
+//! own arithmetic); ranges are checked (they may come from bytes on the medium).
+//!
+//! **Failure.** [`ErrorKind::OutOfRange`] before anything is done; otherwise what the backend reports.
+//!
+//! **Not here:** the failure latch (I11), retries, what the bytes mean.
+
+pub mod device;
+pub mod signature;
+pub mod uring;
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
+use std::future::Future;
+use std::rc::Rc;
+
+use crate::buf::AlignedBuf;
+use crate::env::reactor::{Completion, IoBuf, Op, Operation};
+use crate::env::{FileId, Reactor};
+use crate::error::{Error, ErrorKind, Result};
+
+pub use device::{Access, Device, DeviceKind, Identity, create_file};
+pub use signature::Signature;
+pub use uring::UringBackend;
+
+/// What a medium was asked to do so far.
+#[derive(Debug, Default)]
+pub struct MediaStats {
+    /// Bytes of reads.
+    pub read_bytes: Cell<u64>,
+    /// Bytes of writes.
+    pub written_bytes: Cell<u64>,
+    /// Reads.
+    pub reads: Cell<u64>,
+    /// Writes.
+    pub writes: Cell<u64>,
+    /// Flushes.
+    pub flushes: Cell<u64>,
+}
+
+/// A medium as the engine uses it. Cheap to clone; belongs to the core's thread.
+///
+/// Operations start when the method is called, not when the future is first polled; a dropped future lets its operation
+/// end by itself.
+#[derive(Clone)]
+pub struct Media(Rc<Inner>);
+
+struct Inner {
+    reactor: Rc<Reactor>,
+    file: FileId,
+    size: u64,
+    block: u32,
+    stats: MediaStats,
+}
+
+impl Media {
+    /// The medium `file` of the reactor's backend: `size` bytes in logical blocks of `block`.
+    #[must_use]
+    pub fn new(reactor: Rc<Reactor>, file: FileId, size: u64, block: u32) -> Self {
+        assert!(block.is_power_of_two() && block >= 512, "block of {block}");
+        Self(Rc::new(Inner { reactor, file, size, block, stats: MediaStats::default() }))
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.0.size
+    }
+
+    /// Bytes of a logical block.
+    #[must_use]
+    pub fn block(&self) -> u32 {
+        self.0.block
+    }
+
+    /// What it was asked to do so far.
+    #[must_use]
+    pub fn stats(&self) -> &MediaStats {
+        &self.0.stats
+    }
+
+    /// Fills `buf[..len]` from `offset`. The buffer comes back in any case; after an error its content is anything.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfRange`], or what the medium reports.
+    pub fn read(
+        &self,
+        offset: u64,
+        buf: AlignedBuf,
+        len: usize,
+    ) -> impl Future<Output = (AlignedBuf, Result<()>)> + use<> {
+        assert!(len <= buf.len(), "{len} bytes into {buf:?}");
+        let started = match self.check("reading", offset, len as u64) {
+            Ok(()) => {
+                add(&self.0.stats.reads, 1);
+                add(&self.0.stats.read_bytes, len as u64);
+                Ok(self.start(Op::Read { file: self.0.file, offset, buf, len }))
+            }
+            Err(error) => Err((buf, error)),
+        };
+        async move {
+            match started {
+                Ok(operation) => match operation.await {
+                    Completion { result, buf: Some(IoBuf::Owned(buf)) } => (buf, result.map(drop)),
+                    other => unreachable!("a read gives its buffer back: {other:?}"),
+                },
+                Err((buf, error)) => (buf, Err(error)),
+            }
+        }
+    }
+
+    /// Writes the first `len` bytes of `buf` at `offset`. The buffer comes back in any case; after an error the range
+    /// holds anything.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfRange`], or what the medium reports.
+    pub fn write(&self, offset: u64, buf: IoBuf, len: usize) -> impl Future<Output = (IoBuf, Result<()>)> + use<> {
+        let started = match self.check("writing", offset, len as u64) {
+            Ok(()) => {
+                add(&self.0.stats.writes, 1);
+                add(&self.0.stats.written_bytes, len as u64);
+                Ok(self.start(Op::Write { file: self.0.file, offset, buf, len }))
+            }
+            Err(error) => Err((buf, error)),
+        };
+        async move {
+            match started {
+                Ok(operation) => match operation.await {
+                    Completion { result, buf: Some(buf) } => (buf, result.map(drop)),
+                    other => unreachable!("a write gives its buffer back: {other:?}"),
+                },
+                Err((buf, error)) => (buf, Err(error)),
+            }
+        }
+    }
+
+    /// Makes all writes that have completed durable.
+    ///
+    /// # Errors
+    /// What the medium reports; after that nothing is known of writes since the last flush.
+    pub fn flush(&self) -> impl Future<Output = Result<()>> + use<> {
+        add(&self.0.stats.flushes, 1);
+        let operation = self.start(Op::Flush { file: self.0.file });
+        async move { operation.await.result.map(drop) }
+    }
+
+    /// Takes space for a range, so that writing it cannot end in `ENOSPC`. Keeps content.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfRange`], [`ErrorKind::NoSpace`], [`ErrorKind::Unsupported`] (the filesystem cannot).
+    pub fn allocate(&self, offset: u64, len: u64) -> impl Future<Output = Result<()>> + use<> {
+        self.on_range("allocating", Op::Allocate { file: self.0.file, offset, len }, offset, len)
+    }
+
+    /// Gives up the content of a range: it holds anything afterwards (where the medium can do that, zeros).
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfRange`], or what the medium reports.
+    pub fn discard(&self, offset: u64, len: u64) -> impl Future<Output = Result<()>> + use<> {
+        self.on_range("discarding", Op::Discard { file: self.0.file, offset, len }, offset, len)
+    }
+
+    fn on_range(&self, what: &'static str, op: Op, offset: u64, len: u64) -> impl Future<Output = Result<()>> + use<> {
+        let started = self.check(what, offset, len).map(|()| self.start(op));
+        async move { started?.await.result.map(drop) }
+    }
+
+    fn start(&self, op: Op) -> Operation {
+        self.0.reactor.submit(op)
+    }
+
+    fn check(&self, what: &str, offset: u64, len: u64) -> Result<()> {
+        let block = u64::from(self.0.block);
+        assert!(offset.is_multiple_of(block) && len.is_multiple_of(block) && len > 0, "{what} {len} bytes at {offset}");
+        if offset.checked_add(len).is_none_or(|end| end > self.0.size) {
+            let size = self.0.size;
+            return Err(Error::new(
+                ErrorKind::OutOfRange,
+                format!("{what} {len} bytes at {offset}: the medium has {size}"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn add(counter: &Cell<u64>, by: u64) {
+    counter.set(counter.get() + by);
+}

@@ -1,0 +1,210 @@
+//! One operation in the kernel's hands: its submission entry, and what a result means for it.
+//!
+//! **Invariants.** A flight owns its buffer from submission to its last completion. Block I/O ends whole or with an
+//! error: a short transfer goes on from the last whole block. Retries without progress are bounded (I10).
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use io_uring::types::{Fd, FsyncFlags};
+use io_uring::{opcode, squeue};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use crate::env::FileId;
+use crate::env::reactor::{Completion, IoBuf, Op};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How often an operation is submitted again without having moved a byte.
+const RETRIES_MAX: u32 = 64;
+/// Most bytes of one submission; more is continued. A multiple of every block size.
+const TRANSFER_BYTES_MAX: usize = 1 << 30;
+
+/// A medium that operations name by [`FileId`].
+pub(super) struct Registered {
+    /// The open file description that carries the I/O and holds the lock.
+    pub(super) fd: Arc<OwnedFd>,
+    /// For messages.
+    pub(super) name: String,
+    /// Bytes; transfers are continued at multiples of it.
+    pub(super) block: usize,
+    /// Whether ranges can be allocated (files) or always are (block devices).
+    pub(super) allocates: bool,
+}
+
+/// What a result means.
+pub(super) enum Outcome {
+    /// Submit again for the rest.
+    Again,
+    /// It ended so.
+    Ended(Result<usize>),
+}
+
+/// An operation between submission and its last completion.
+pub(super) struct Flight {
+    token: usize,
+    op: Op,
+    done: usize,
+    retries: u32,
+}
+
+impl Flight {
+    pub(super) fn new(token: usize, op: Op) -> Self {
+        Self { token, op, done: 0, retries: 0 }
+    }
+
+    /// Whether it waits for somebody else, perhaps for ever.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.op, Op::Recv { .. } | Op::Send { .. } | Op::Accept { .. })
+    }
+
+    /// The submission entry for what is left to do. Its pointers are into the flight's own buffer, which stays where
+    /// it is on the heap however the flight moves.
+    pub(super) fn entry(&mut self, files: &[Registered]) -> squeue::Entry {
+        let done = self.done;
+        match &mut self.op {
+            Op::Read { file, offset, buf, len } => {
+                let rest = &mut buf[done..*len];
+                let bytes = bytes_of(rest.len());
+                opcode::Read::new(fd(files, *file), rest.as_mut_ptr(), bytes).offset(*offset + done as u64).build()
+            }
+            Op::Write { file, offset, buf, len } => {
+                let rest = match buf {
+                    IoBuf::Owned(buf) => &buf[done..*len],
+                    IoBuf::Slot(slot) => &slot.bytes()[done..*len],
+                };
+                let bytes = bytes_of(rest.len());
+                opcode::Write::new(fd(files, *file), rest.as_ptr(), bytes).offset(*offset + done as u64).build()
+            }
+            Op::Flush { file } => opcode::Fsync::new(fd(files, *file)).flags(FsyncFlags::DATASYNC).build(),
+            Op::Allocate { file, .. } if !files[file.0].allocates => opcode::Nop::new().build(),
+            Op::Allocate { file, offset, len } => opcode::Fallocate::new(fd(files, *file), *len)
+                .offset(*offset)
+                .mode(mode(FallocateFlags::KEEP_SIZE))
+                .build(),
+            Op::Discard { file, offset, len } => {
+                let punch = mode(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE);
+                opcode::Fallocate::new(fd(files, *file), *len).offset(*offset).mode(punch).build()
+            }
+            Op::Recv { socket, buf, start } => {
+                let room = &mut buf[*start..];
+                opcode::Recv::new(Fd(socket.as_raw_fd()), room.as_mut_ptr(), bytes_of(room.len())).build()
+            }
+            Op::Send { socket, buf, start, end } => {
+                let data = &buf[*start..*end];
+                // a client that went away is an error of this operation, not a signal to the process
+                let flags = rustix::net::SendFlags::NOSIGNAL.bits().cast_signed();
+                opcode::Send::new(Fd(socket.as_raw_fd()), data.as_ptr(), bytes_of(data.len())).flags(flags).build()
+            }
+            Op::Accept { socket, .. } => {
+                let flags = rustix::net::SocketFlags::CLOEXEC.bits().cast_signed();
+                let (address, length) = (std::ptr::null_mut(), std::ptr::null_mut());
+                opcode::Accept::new(Fd(socket.as_raw_fd()), address, length).flags(flags).build()
+            }
+        }
+    }
+
+    /// Takes the kernel's result of one submission.
+    pub(super) fn advance(&mut self, result: i32, files: &[Registered]) -> Outcome {
+        let Ok(moved) = usize::try_from(result) else {
+            return self.failed(Errno::from_raw_os_error(result.saturating_neg()), files);
+        };
+        match &self.op {
+            Op::Read { file, len, .. } | Op::Write { file, len, .. } => {
+                let (file, len) = (*file, *len);
+                self.transferred(moved, len, &files[file.0])
+            }
+            Op::Accept { accepted, .. } => {
+                #[expect(unsafe_code, reason = "a descriptor comes as a number")]
+                // SAFETY: the kernel has just made this descriptor for this operation, and nobody else knows it.
+                let descriptor = unsafe { OwnedFd::from_raw_fd(result) };
+                // a slot that is taken is a caller's mistake: the connection is closed
+                drop(accepted.set(descriptor));
+                Outcome::Ended(Ok(0))
+            }
+            _ => Outcome::Ended(Ok(moved)),
+        }
+    }
+
+    fn transferred(&mut self, moved: usize, len: usize, file: &Registered) -> Outcome {
+        let reached = (self.done + moved).min(len);
+        if reached == len {
+            return Outcome::Ended(Ok(len));
+        }
+        // the rest of a torn block is done again: direct I/O only starts at blocks
+        let whole = reached - reached % file.block;
+        if whole > self.done {
+            self.done = whole;
+            self.retries = 0;
+            return Outcome::Again;
+        }
+        if moved == 0 && matches!(self.op, Op::Read { .. }) {
+            let error = Error::new(ErrorKind::Io, format!("{}: the medium ends there", self.attempt(file)));
+            return Outcome::Ended(Err(error));
+        }
+        self.again_or(|attempt| Error::new(ErrorKind::Io, format!("{attempt}: no progress")), file)
+    }
+
+    fn failed(&mut self, errno: Errno, files: &[Registered]) -> Outcome {
+        let file = match &self.op {
+            Op::Read { file, .. }
+            | Op::Write { file, .. }
+            | Op::Flush { file }
+            | Op::Allocate { file, .. }
+            | Op::Discard { file, .. } => Some(&files[file.0]),
+            Op::Recv { .. } | Op::Send { .. } | Op::Accept { .. } => None,
+        };
+        match (errno, &self.op, file) {
+            (Errno::INTR | Errno::AGAIN, _, Some(file)) => self.again_or(|attempt| Error::io(attempt, errno), file),
+            (Errno::INTR, _, None) => Outcome::Again,
+            // giving up content is a hint; a medium that cannot take it keeps the content
+            (Errno::OPNOTSUPP, Op::Discard { .. }, _) => Outcome::Ended(Ok(0)),
+            (_, _, Some(file)) => Outcome::Ended(Err(Error::io(self.attempt(file), errno))),
+            (_, Op::Accept { .. }, None) => Outcome::Ended(Err(Error::io("accepting a connection", errno))),
+            (_, _, None) => Outcome::Ended(Err(Error::io("talking to a client", errno))),
+        }
+    }
+
+    fn again_or(&mut self, error: impl FnOnce(String) -> Error, file: &Registered) -> Outcome {
+        self.retries += 1;
+        if self.retries <= RETRIES_MAX {
+            return Outcome::Again;
+        }
+        Outcome::Ended(Err(error(self.attempt(file))))
+    }
+
+    /// What was attempted, for a message.
+    fn attempt(&self, file: &Registered) -> String {
+        let name = &file.name;
+        match &self.op {
+            Op::Read { offset, len, .. } => format!("{name}: reading {len} bytes at {offset}"),
+            Op::Write { offset, len, .. } => format!("{name}: writing {len} bytes at {offset}"),
+            Op::Flush { .. } => format!("{name}: flushing"),
+            Op::Allocate { offset, len, .. } => format!("{name}: allocating {len} bytes at {offset}"),
+            Op::Discard { offset, len, .. } => format!("{name}: discarding {len} bytes at {offset}"),
+            Op::Recv { .. } | Op::Send { .. } | Op::Accept { .. } => name.clone(),
+        }
+    }
+
+    /// The end: what to report, and under which token.
+    pub(super) fn end(self, result: Result<usize>) -> (usize, Completion) {
+        let buf = match self.op {
+            Op::Read { buf, .. } | Op::Recv { buf, .. } | Op::Send { buf, .. } => Some(IoBuf::Owned(buf)),
+            Op::Write { buf, .. } => Some(buf),
+            Op::Flush { .. } | Op::Allocate { .. } | Op::Discard { .. } | Op::Accept { .. } => None,
+        };
+        (self.token, Completion { result, buf })
+    }
+}
+
+fn fd(files: &[Registered], file: FileId) -> Fd {
+    Fd(files[file.0].fd.as_raw_fd())
+}
+
+fn bytes_of(len: usize) -> u32 {
+    u32::try_from(len.min(TRANSFER_BYTES_MAX)).expect("bounded above")
+}
+
+fn mode(flags: FallocateFlags) -> i32 {
+    flags.bits().cast_signed()
+}
