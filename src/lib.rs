@@ -32,6 +32,12 @@ pub mod format;
 pub mod frontend;
 pub mod keys;
 pub mod limits;
+pub mod log;
+pub mod map;
 pub mod media;
+pub mod pool;
+pub mod recovery;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod staging;
 pub mod units;

@@ -57,7 +57,7 @@ impl OpNo {
 }
 
 /// Identity of a pool: 128 random bits, drawn when it is created.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolId(pub [u8; 16]);
 
 impl fmt::Display for PoolId {

@@ -7,7 +7,8 @@ use std::task::{Poll, Waker};
 
 use super::AlignedBuf;
 
-/// `count` buffers of `len` bytes. [`BufPool::take`] waits for one; whoever took it puts it back.
+/// `count` buffers of `len` bytes. Whoever takes some puts them back; who needs several takes them at once, so that two
+/// who each hold a part never wait for each other.
 pub struct BufPool {
     inner: RefCell<Inner>,
     len: usize,
@@ -15,7 +16,9 @@ pub struct BufPool {
 
 struct Inner {
     free: Vec<AlignedBuf>,
-    waiting: VecDeque<Waker>,
+    /// Served in order: a large taker is not starved by small ones.
+    waiting: VecDeque<(u64, Option<Waker>)>,
+    tickets: u64,
 }
 
 impl BufPool {
@@ -23,7 +26,8 @@ impl BufPool {
     #[must_use]
     pub fn new(count: usize, len: usize) -> Self {
         let free = (0..count).map(|_| AlignedBuf::zeroed(len)).collect();
-        Self { inner: RefCell::new(Inner { free, waiting: VecDeque::with_capacity(count) }), len }
+        let inner = Inner { free, waiting: VecDeque::with_capacity(count), tickets: 0 };
+        Self { inner: RefCell::new(inner), len }
     }
 
     /// Bytes in each buffer.
@@ -32,22 +36,42 @@ impl BufPool {
         self.len
     }
 
-    /// A buffer, when there is one. Its content is what the last user left.
-    pub async fn take(&self) -> AlignedBuf {
+    /// Appends `count` buffers to `into`, when there are so many. Their content is what the last user left.
+    pub async fn take(&self, count: usize, into: &mut Vec<AlignedBuf>) {
+        let mut ticket = Ticket { pool: self, number: None };
         poll_fn(|cx| {
-            let mut inner = self.inner.borrow_mut();
-            if let Some(buf) = inner.free.pop() {
-                return Poll::Ready(buf);
+            let mut guard = self.inner.borrow_mut();
+            let inner = &mut *guard;
+            let mine = ticket.number;
+            let first = inner.waiting.front().is_none_or(|(number, _)| Some(*number) == mine);
+            if first && inner.free.len() >= count {
+                if mine.is_some() {
+                    inner.waiting.pop_front();
+                    ticket.number = None;
+                }
+                let at = inner.free.len() - count;
+                into.extend(inner.free.drain(at..));
+                inner.wake_first();
+                return Poll::Ready(());
             }
-            inner.waiting.push_back(cx.waker().clone());
+            let waker = Some(cx.waker().clone());
+            match mine.and_then(|n| inner.waiting.iter_mut().find(|(number, _)| *number == n)) {
+                Some(entry) => entry.1 = waker,
+                None => {
+                    inner.tickets += 1;
+                    ticket.number = Some(inner.tickets);
+                    inner.waiting.push_back((inner.tickets, waker));
+                }
+            }
             Poll::Pending
         })
-        .await
+        .await;
     }
 
-    /// A buffer, if one is free now.
+    /// A buffer, if one is free now and nobody waits.
     pub fn try_take(&self) -> Option<AlignedBuf> {
-        self.inner.borrow_mut().free.pop()
+        let mut inner = self.inner.borrow_mut();
+        if inner.waiting.is_empty() { inner.free.pop() } else { None }
     }
 
     /// Gives a buffer back.
@@ -55,8 +79,30 @@ impl BufPool {
         debug_assert_eq!(buf.len(), self.len, "a buffer of another pool");
         let mut inner = self.inner.borrow_mut();
         inner.free.push(buf);
-        if let Some(waker) = inner.waiting.pop_front() {
+        inner.wake_first();
+    }
+}
+
+impl Inner {
+    fn wake_first(&mut self) {
+        if let Some(waker) = self.waiting.front_mut().and_then(|(_, waker)| waker.take()) {
             waker.wake();
+        }
+    }
+}
+
+/// A place in the queue, left when the taker gives up.
+struct Ticket<'a> {
+    pool: &'a BufPool,
+    number: Option<u64>,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            let mut inner = self.pool.inner.borrow_mut();
+            inner.waiting.retain(|(n, _)| *n != number);
+            inner.wake_first();
         }
     }
 }

@@ -1,3 +1,142 @@
-//! The one thread that orders everything of a pool.
+//! The one thread that orders everything of a pool: a single-threaded asynchronous state machine.
+//!
+//! ```text
+//!   front ends ─► dispatch ─► write ─► codec ─► commit: append + map change in one step ─► acknowledge
+//!                         ├─► read  ─► fragment (staged memory or one device read) ─► codec ─► reply
+//!                         ├─► discard (CLEAR records)      └─ flush: durability of batches
+//!                         └─► partial (sub-block writes by compare)
+//!   background: batch timer · leaf write-back and roots (checkpoint) · usage count
+//! ```
+//!
+//! **Invariants.** All of I1–I12; each file cites those it upholds. Mutable state is in one [`State`] that is borrowed
+//! only between awaits.
+//!
+//! **Failure.** A failed flush or metadata write latches the pool read-only ([`latch`], I11); a fragment that does not
+//! verify is an error for its LBAs alone (I5).
+//!
+//! **Not here:** opening and recovery (`recovery`, `pool`), protocols (`frontend`).
 
+mod checkpoint;
+mod commit;
+mod discard;
+mod dispatch;
+mod flush;
+mod fragment;
+mod latch;
+mod leaves;
+mod partial;
+mod read;
 pub mod request;
+mod room;
+mod seal_segment;
+mod state;
+mod stats;
+mod write;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+pub use latch::Latch;
+pub use state::{Namespace, RootState, State};
+pub use stats::{NamespaceStats, Stats};
+
+use crate::buf::BufPool;
+use crate::codec::CodecPool;
+use crate::env::Env;
+use crate::env::sync::Notify;
+use crate::format::layout::Layout;
+use crate::limits::{BLOCK_BYTES, FRAGMENT_BYTES_MAX};
+use crate::media::Media;
+use crate::units::{PoolId, SealNo, SessionId};
+
+/// Bytes of a buffer for one fragment: its largest record, unaligned at both ends.
+pub const FRAGMENT_BUF_BYTES: usize = FRAGMENT_BYTES_MAX + 3 * BLOCK_BYTES;
+/// Fragment buffers of a core: bounds the codec work under way (I10).
+pub const FRAGMENT_BUFS: usize = 512;
+
+/// A pool's engine. Lives on one thread; its tasks hold it by `Rc`.
+pub struct Core {
+    /// Time, chance, tasks.
+    pub env: Env,
+    /// The pool's medium.
+    pub media: Media,
+    /// Where things are on it.
+    pub layout: Layout,
+    /// Identity.
+    pub pool: PoolId,
+    /// This tenure.
+    pub session: SessionId,
+    /// All that changes.
+    pub state: RefCell<State>,
+    /// Compression and sealing.
+    pub codec: CodecPool,
+    /// Why the pool takes no writes, if so.
+    pub latch: Latch,
+    /// Counters.
+    pub stats: Stats,
+    bufs: BufPool,
+    seal_counter: Cell<u64>,
+    flushing: Cell<bool>,
+    checkpointing: Cell<bool>,
+    stopping: Cell<bool>,
+    /// Requests being handled.
+    active: Cell<usize>,
+    /// Slots, segments or room in a batch appeared.
+    space: Notify,
+    /// A batch advanced towards durability, or never will.
+    durable: Notify,
+    /// A leaf was loaded, or could not be.
+    loaded: Notify,
+    /// The first record of a host batch was appended.
+    batch_begun: Notify,
+    /// Segments are running out, or the replay window is large.
+    checkpoint_wanted: Notify,
+    /// A sub-block write let go of its block, or a checkpoint ended.
+    released: Notify,
+}
+
+impl Core {
+    /// An engine over recovered state. Nothing runs yet: see [`Core::start`].
+    #[must_use]
+    pub fn new(
+        env: Env,
+        media: Media,
+        layout: Layout,
+        pool: PoolId,
+        session: SessionId,
+        state: State,
+        codec: CodecPool,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            env,
+            media,
+            layout,
+            pool,
+            session,
+            state: RefCell::new(state),
+            codec,
+            latch: Latch::default(),
+            stats: Stats::default(),
+            bufs: BufPool::new(FRAGMENT_BUFS, FRAGMENT_BUF_BYTES),
+            seal_counter: Cell::new(0),
+            flushing: Cell::new(false),
+            checkpointing: Cell::new(false),
+            stopping: Cell::new(false),
+            active: Cell::new(0),
+            space: Notify::default(),
+            durable: Notify::default(),
+            loaded: Notify::default(),
+            batch_begun: Notify::default(),
+            checkpoint_wanted: Notify::default(),
+            released: Notify::default(),
+        })
+    }
+
+    /// The number for the next fragment to be sealed: never the same twice under a key (I7), since the session is new
+    /// at each open and durable before the first seal.
+    fn next_seal(&self) -> SealNo {
+        let counter = self.seal_counter.get() + 1;
+        self.seal_counter.set(counter);
+        SealNo { session: self.session, counter }
+    }
+}

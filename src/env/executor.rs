@@ -7,9 +7,11 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use async_task::{Runnable, Task};
+use slab::Slab;
 
 use super::reactor::Reactor;
 
@@ -22,13 +24,15 @@ pub trait Unpark: Send + Sync {
 /// Tasks that are ready, and whether the thread sleeps.
 pub struct ReadyQueue {
     ready: Mutex<VecDeque<Runnable>>,
+    /// A waker of every task that has not ended: what is left when the executor goes is woken once more, to be dropped.
+    live: Mutex<Slab<Option<Waker>>>,
     parked: AtomicBool,
     unpark: Arc<dyn Unpark>,
 }
 
 impl ReadyQueue {
     fn push(&self, runnable: Runnable) {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner).push_back(runnable);
+        lock(&self.ready).push_back(runnable);
         // pairs with the store in `Executor::park`: either we see the flag, or it sees our task
         if self.parked.load(Ordering::SeqCst) {
             self.unpark.unpark();
@@ -36,13 +40,31 @@ impl ReadyQueue {
     }
 
     fn len(&self) -> usize {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner).len()
+        lock(&self.ready).len()
     }
 
     fn take(&self, index: usize) -> Option<Runnable> {
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ready = lock(&self.ready);
         if index == 0 { ready.pop_front() } else { ready.swap_remove_back(index) }
     }
+}
+
+/// A task that has not ended.
+struct Live {
+    queue: Arc<ReadyQueue>,
+    key: usize,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // the waker may be the task's last owner: it goes after the lock
+        let waker = lock(&self.queue.live).remove(self.key);
+        drop(waker);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Starts tasks on the executor's thread.
@@ -53,7 +75,14 @@ impl Spawner {
     /// Starts `future`; dropping the handle cancels it, [`Task::detach`] lets it run.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
         let queue = self.0.clone();
-        let (runnable, task) = async_task::spawn_local(future, move |runnable| queue.push(runnable));
+        let live = Live { queue: self.0.clone(), key: lock(&self.0.live).insert(None) };
+        let key = live.key;
+        let guarded = async move {
+            let _live = live;
+            future.await
+        };
+        let (runnable, task) = async_task::spawn_local(guarded, move |runnable| queue.push(runnable));
+        lock(&self.0.live)[key] = Some(runnable.waker());
         runnable.schedule();
         task
     }
@@ -97,6 +126,7 @@ impl Executor {
     pub fn new(reactor: Rc<Reactor>, order: Box<dyn Order>) -> Self {
         let queue = ReadyQueue {
             ready: Mutex::new(VecDeque::with_capacity(1024)),
+            live: Mutex::new(Slab::with_capacity(1024)),
             parked: AtomicBool::new(false),
             unpark: reactor.unparker(),
         };
@@ -170,5 +200,72 @@ impl Executor {
             self.reactor.poll(true);
         }
         self.queue.parked.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Executor {
+    /// Cancels what has not ended: each task is woken once more and dropped instead of run, with all that it holds.
+    fn drop(&mut self) {
+        self.idle = None;
+        loop {
+            let wakers: Vec<_> = lock(&self.queue.live).iter().filter_map(|(_, waker)| waker.clone()).collect();
+            if wakers.is_empty() {
+                break;
+            }
+            wakers.into_iter().for_each(Waker::wake);
+            while let Some(runnable) = self.queue.take(0) {
+                drop(runnable);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::reactor::{Backend, Completion, Op};
+
+    struct Idle;
+
+    impl Unpark for Idle {
+        fn unpark(&self) {}
+    }
+
+    impl Backend for Idle {
+        fn now_ns(&self) -> u64 {
+            0
+        }
+
+        fn submit(&mut self, _token: usize, op: Op) {
+            panic!("nothing does I/O here: {op:?}");
+        }
+
+        fn poll(&mut self, _wait: bool, _until: Option<u64>, _ended: &mut Vec<(usize, Completion)>) {}
+
+        fn unparker(&self) -> Arc<dyn Unpark> {
+            Arc::new(Idle)
+        }
+    }
+
+    #[test]
+    fn a_dropped_executor_drops_tasks_that_wait_for_each_other() {
+        let alive = Rc::new(());
+        let mut executor = Executor::new(Reactor::new(Box::new(Idle)), Box::new(Fifo::default()));
+        let notify = Rc::new(crate::env::sync::Notify::default());
+        let spawner = executor.spawner();
+        for _ in 0..3 {
+            let (held, notify, inner) = (alive.clone(), notify.clone(), spawner.clone());
+            let waits = async move {
+                let _held = held;
+                notify.notified().await;
+                inner.spawn(async {}).detach();
+            };
+            spawner.spawn(waits).detach();
+        }
+        executor.run(async {});
+        drop(notify);
+        assert!(Rc::strong_count(&alive) > 1, "the tasks are there");
+        drop((executor, spawner));
+        assert_eq!(Rc::strong_count(&alive), 1, "and gone");
     }
 }

@@ -12,6 +12,8 @@ use crate::units::{Generation, NamespaceId, OpNo, PoolId, SegmentId, SessionId};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"PLCroot\0");
 const HEADER_BYTES: usize = 256;
+/// Bytes from the magic to the length: what is read before the checksum can be.
+const ROOT_PREFIX_BYTES: usize = 48;
 /// Beyond this many bytes of changes a full image is written (rule 6.1).
 pub const CHANGE_BYTES_MAX: usize = 256 << 10;
 /// Bytes of a directory change.
@@ -119,6 +121,8 @@ pub struct Root {
     pub image_directory_bytes: u64,
     /// Where the parts of the image are: IMAGE records in order.
     pub image_parts: Vec<Entry>,
+    /// Generations of the segments that hold the parts: the table itself is in the image.
+    pub image_generations: Vec<SegmentChange>,
     /// Sessions whose records may be in the window, without the current one.
     pub sessions: Vec<WindowSession>,
     /// Segments that recovery looks at.
@@ -134,6 +138,7 @@ impl Root {
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
         let body = self.image_parts.len() * 8
+            + self.image_generations.len() * SEGMENT_CHANGE_BYTES
             + self.sessions.len() * 16
             + self.window.len() * 12
             + self.segments.len() * SEGMENT_CHANGE_BYTES
@@ -159,9 +164,13 @@ impl Root {
         w.u64(l.host_written).u64(l.host_read).u64(l.stored).u64(l.media_written).u64(l.host_discarded);
         w.u64(self.image).u64(self.image_directory_bytes);
         w.u32(count(self.image_parts.len())).u32(count(self.sessions.len())).u32(count(self.window.len()));
-        w.u32(count(self.segments.len())).u32(count(self.directory.len())).zero_to(HEADER_BYTES);
+        w.u32(count(self.segments.len())).u32(count(self.directory.len()));
+        w.u32(count(self.image_generations.len())).zero_to(HEADER_BYTES);
         for part in &self.image_parts {
             w.u64(part.0);
+        }
+        for s in &self.image_generations {
+            w.u32(s.segment.0).u32(s.generation.0);
         }
         for s in &self.sessions {
             w.u64(s.session.0).u64(s.last_accepted.0);
@@ -197,7 +206,11 @@ impl Root {
         let Some(whole) = buf.get(..bytes) else {
             return Err(Error::corrupt("root", "length", buf.len() as u64, bytes as u64));
         };
-        open_checksum("root", whole)?;
+        let mut r = Reader::new("root", open_checksum("root", whole)?);
+        r.bytes(ROOT_PREFIX_BYTES)?;
+        if flags & !1 != 0 {
+            return Err(Error::corrupt("root", "flags", 1, u64::from(flags)));
+        }
         if id != pool {
             return Err(Error::corrupt("root", "pool", 0, 1));
         }
@@ -211,9 +224,9 @@ impl Root {
             host_discarded: r.u64()?,
         };
         let (image, image_directory_bytes) = (r.u64()?, r.u64()?);
-        let counts = [r.u32()?, r.u32()?, r.u32()?, r.u32()?, r.u32()?];
-        r.zeros(HEADER_BYTES - 156)?;
-        let [parts, sessions, window, segments, directory] = counts;
+        let counts = [r.u32()?, r.u32()?, r.u32()?, r.u32()?, r.u32()?, r.u32()?];
+        r.zeros(HEADER_BYTES - 160)?;
+        let [parts, sessions, window, segments, directory, image_segments] = counts;
         let root = Self {
             pool,
             sequence,
@@ -225,7 +238,10 @@ impl Root {
             lifetime,
             image,
             image_directory_bytes,
-            image_parts: list(parts, || Ok(Entry(r.u64()?)))?,
+            image_parts: list(parts, || Entry::from_bits(r.u64()?))?,
+            image_generations: list(image_segments, || {
+                Ok(SegmentChange { segment: SegmentId(r.u32()?), generation: Generation(r.u32()?) })
+            })?,
             sessions: list(sessions, || {
                 Ok(WindowSession { session: SessionId(r.u64()?), last_accepted: OpNo(r.u64()?) })
             })?,
@@ -235,7 +251,37 @@ impl Root {
             })?,
             directory: list(directory, || decode_directory(&mut r))?,
         };
+        r.finish()?;
         Ok(root)
+    }
+}
+
+impl Root {
+    /// Whether what the root names can be in a pool of so many segments: for recovery, before it uses them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] for a segment that the pool does not have, sessions that are none or out of order, or
+    /// numbers beyond the last.
+    pub fn check_bounds(&self, segment_count: u32) -> Result<()> {
+        let bound = |segment: SegmentId| {
+            let inside = segment.0 < segment_count;
+            if inside { Ok(()) } else { Err(Error::corrupt("root", "segment", segment_count.into(), segment.0.into())) }
+        };
+        self.window.iter().try_for_each(|w| bound(w.segment))?;
+        self.segments.iter().chain(&self.image_generations).try_for_each(|s| bound(s.segment))?;
+        let images = self.directory.iter().map(|d| d.image.entry).chain(self.image_parts.iter().copied());
+        images.filter_map(Entry::segment).try_for_each(bound)?;
+        let mut before = OpNo(0);
+        for s in &self.sessions {
+            if s.session.0 == 0 || s.last_accepted < before || s.last_accepted > self.last_op {
+                return Err(Error::corrupt("root", "session", self.last_op.0, s.last_accepted.0));
+            }
+            before = s.last_accepted;
+        }
+        if self.replay_start > self.last_op {
+            return Err(Error::corrupt("root", "replay start", self.last_op.0, self.replay_start.0));
+        }
+        Ok(())
     }
 }
 
@@ -258,6 +304,6 @@ fn decode_window(r: &mut Reader<'_>) -> Result<WindowSegment> {
 /// Reads a directory entry: the same bytes in the root and in the image.
 pub(crate) fn decode_directory(r: &mut Reader<'_>) -> Result<DirectoryChange> {
     let (namespace, leaf) = (NamespaceId(r.u32()?), r.u32()?);
-    let image = LeafImage { entry: Entry(r.u64()?), complete: OpNo(r.u64()?) };
+    let image = LeafImage { entry: Entry::from_bits(r.u64()?)?, complete: OpNo(r.u64()?) };
     Ok(DirectoryChange { namespace, leaf, image })
 }

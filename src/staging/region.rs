@@ -9,6 +9,9 @@
 //! **Invariants.** One thread (the core) stores into slots. Bytes below a slot's published length never change until
 //! the slot is reused; the kernel and adopters read only those. **Failure:** none once mapped: the file is fully
 //! allocated and locked before use (no SIGBUS). **Not here:** what the bytes mean (`format::slot`, `log`).
+//!
+//! Under the simulator a handle belongs to one daemon's life ([`Region::belonging_to`]): stores after its death have no
+//! effect, while the memory stays for its successor.
 
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -37,7 +40,11 @@ enum Memory {
 
 /// The staging memory. Cloned by reference; the last user unmaps it.
 #[derive(Clone)]
-pub struct Region(Rc<Inner>);
+pub struct Region {
+    inner: Rc<Inner>,
+    #[cfg(feature = "sim")]
+    death: Option<std::sync::Arc<crate::sim::Death>>,
+}
 
 struct Inner {
     base: NonNull<u8>,
@@ -50,7 +57,7 @@ impl Region {
     pub fn mapped(mut map: MmapMut) -> Self {
         assert_eq!(map.len(), REGION_BYTES, "a staging file has one size");
         let base = NonNull::from(&mut map[0]);
-        Self(Rc::new(Inner { base, _memory: Memory::Mapped(map) }))
+        Self::over(base, Memory::Mapped(map))
     }
 
     /// Over ordinary memory, which dies with the process.
@@ -58,7 +65,32 @@ impl Region {
     pub fn anonymous() -> Self {
         let mut memory = AlignedBuf::zeroed(REGION_BYTES);
         let base = NonNull::from(&mut memory[0]);
-        Self(Rc::new(Inner { base, _memory: Memory::Owned(memory) }))
+        Self::over(base, Memory::Owned(memory))
+    }
+
+    fn over(base: NonNull<u8>, memory: Memory) -> Self {
+        Self {
+            inner: Rc::new(Inner { base, _memory: memory }),
+            #[cfg(feature = "sim")]
+            death: None,
+        }
+    }
+
+    /// The same memory for a daemon that may die: its stores count as long as it lives.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn belonging_to(&self, death: std::sync::Arc<crate::sim::Death>) -> Self {
+        Self { inner: self.inner.clone(), death: Some(death) }
+    }
+
+    /// How many of `len` bytes that are about to be stored will land.
+    #[inline]
+    fn landing(&self, len: usize) -> usize {
+        #[cfg(feature = "sim")]
+        if let Some(death) = &self.death {
+            return death.store(len);
+        }
+        len
     }
 
     fn published(&self, slot: usize) -> &AtomicU64 {
@@ -67,13 +99,17 @@ impl Region {
         // SAFETY: in bounds (slot < SLOT_COUNT), aligned to 8 (the base is page aligned, stride 64), lives as long as
         // the mapping that self keeps, and only ever accessed as an atomic.
         unsafe {
-            AtomicU64::from_ptr(self.0.base.as_ptr().add(PUBLISHED_AT + slot * PUBLISHED_STRIDE).cast())
+            AtomicU64::from_ptr(self.inner.base.as_ptr().add(PUBLISHED_AT + slot * PUBLISHED_STRIDE).cast())
         }
     }
 
     /// Publishes the first `bytes` of a slot: what was stored there before is visible to whoever reads the word.
     pub fn publish(&self, slot: usize, bytes: usize) {
-        self.published(slot).store(bytes as u64, Ordering::Release);
+        let word = bytes as u64;
+        // a word lands whole or not at all
+        if self.landing(size_of_val(&word)) == size_of_val(&word) {
+            self.published(slot).store(word, Ordering::Release);
+        }
     }
 
     /// What was published of a slot.
@@ -88,8 +124,8 @@ impl Region {
         #[expect(unsafe_code, reason = "a store into the mapping")]
         // SAFETY: in bounds: 8 + PRELUDE_BYTES is the stride; only this thread stores.
         unsafe {
-            let to = self.0.base.as_ptr().add(PUBLISHED_AT + slot * PUBLISHED_STRIDE + 8);
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, PRELUDE_BYTES);
+            let to = self.inner.base.as_ptr().add(PUBLISHED_AT + slot * PUBLISHED_STRIDE + 8);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, self.landing(PRELUDE_BYTES));
         }
     }
 
@@ -101,7 +137,7 @@ impl Region {
         #[expect(unsafe_code, reason = "a load from the mapping")]
         // SAFETY: in bounds as in `store_prelude`.
         unsafe {
-            let from = self.0.base.as_ptr().add(PUBLISHED_AT + slot * PUBLISHED_STRIDE + 8);
+            let from = self.inner.base.as_ptr().add(PUBLISHED_AT + slot * PUBLISHED_STRIDE + 8);
             std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), PRELUDE_BYTES);
         }
         bytes
@@ -110,12 +146,13 @@ impl Region {
     /// Copies `bytes` into a slot.
     pub fn store(&self, slot: usize, at: usize, bytes: &[u8]) {
         assert!(slot < SLOT_COUNT && at + bytes.len() <= SLOT_BYTES, "slot {slot} at {at} + {}", bytes.len());
+        let bytes = &bytes[..self.landing(bytes.len())];
         #[expect(unsafe_code, reason = "a store into the mapping")]
         // SAFETY: in bounds (asserted); only this thread stores (Region is not Send), `bytes` is a Rust slice and so
         // not part of the region except by `SlotBuf::bytes`, whose range is below the published length and never
         // stored to again.
         unsafe {
-            let to = self.0.base.as_ptr().add(HEADER_BYTES + slot * SLOT_BYTES + at);
+            let to = self.inner.base.as_ptr().add(HEADER_BYTES + slot * SLOT_BYTES + at);
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
         }
     }
@@ -123,10 +160,11 @@ impl Region {
     /// Zeroes `len` bytes of a slot.
     pub fn zero(&self, slot: usize, at: usize, len: usize) {
         assert!(slot < SLOT_COUNT && at + len <= SLOT_BYTES, "slot {slot} at {at} + {len}");
+        let len = self.landing(len);
         #[expect(unsafe_code, reason = "a store into the mapping")]
         // SAFETY: as in `store`.
         unsafe {
-            std::ptr::write_bytes(self.0.base.as_ptr().add(HEADER_BYTES + slot * SLOT_BYTES + at), 0, len);
+            std::ptr::write_bytes(self.inner.base.as_ptr().add(HEADER_BYTES + slot * SLOT_BYTES + at), 0, len);
         }
     }
 
@@ -136,7 +174,7 @@ impl Region {
         #[expect(unsafe_code, reason = "a load from the mapping")]
         // SAFETY: in bounds (asserted); this thread is the only one that stores.
         unsafe {
-            let from = self.0.base.as_ptr().add(HEADER_BYTES + slot * SLOT_BYTES + at);
+            let from = self.inner.base.as_ptr().add(HEADER_BYTES + slot * SLOT_BYTES + at);
             std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len());
         }
     }
@@ -144,10 +182,11 @@ impl Region {
     /// The header page: written before serving, read by adopters.
     pub fn store_header(&self, bytes: &[u8]) {
         assert!(bytes.len() <= PUBLISHED_AT, "header of {}", bytes.len());
+        let bytes = &bytes[..self.landing(bytes.len())];
         #[expect(unsafe_code, reason = "a store into the mapping")]
         // SAFETY: in bounds (asserted); only this thread stores.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.base.as_ptr(), bytes.len());
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.inner.base.as_ptr(), bytes.len());
         }
     }
 
@@ -157,7 +196,7 @@ impl Region {
         #[expect(unsafe_code, reason = "a load from the mapping")]
         // SAFETY: in bounds (asserted).
         unsafe {
-            std::ptr::copy_nonoverlapping(self.0.base.as_ptr(), into.as_mut_ptr(), into.len());
+            std::ptr::copy_nonoverlapping(self.inner.base.as_ptr(), into.as_mut_ptr(), into.len());
         }
     }
 
@@ -184,7 +223,7 @@ impl SlotBuf {
         // and this lease came back.
         unsafe {
             std::slice::from_raw_parts(
-                self.region.0.base.as_ptr().add(HEADER_BYTES + self.slot * SLOT_BYTES),
+                self.region.inner.base.as_ptr().add(HEADER_BYTES + self.slot * SLOT_BYTES),
                 SLOT_BYTES,
             )
         }

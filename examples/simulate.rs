@@ -1,0 +1,107 @@
+//! Runs many seeds of the simulator and shows how far it is.
+//!
+//! ```text
+//! cargo run --release --features sim --example simulate -- --seeds 10000 --from 0
+//! ```
+//! A red seed is shrunk and printed; the exit code is 1 then.
+
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use clap::Parser;
+use plica::sim::engine::Engine;
+use plica::sim::{Plan, Red, run, shrink};
+
+#[derive(Parser)]
+#[command(about = "Runs the engine under the simulator, seed by seed")]
+struct Arguments {
+    /// How many seeds.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Threads (default: processors).
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Go on after a red seed.
+    #[arg(long)]
+    keep_going: bool,
+    /// Runs to spend on making a red plan smaller.
+    #[arg(long, default_value_t = 100)]
+    shrink: u32,
+}
+
+#[derive(Default)]
+struct Totals {
+    done: AtomicU64,
+    requests: AtomicU64,
+    errors: AtomicU64,
+    deaths: AtomicU64,
+    losses: AtomicU64,
+    stop: AtomicBool,
+    red: Mutex<Vec<u64>>,
+}
+
+fn main() -> std::process::ExitCode {
+    let arguments = Arguments::parse();
+    // a panic of the engine is reported with its seed
+    std::panic::set_hook(Box::new(|_| {}));
+    let totals = Totals::default();
+    let next = AtomicU64::new(arguments.from);
+    let threads = arguments.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| work(&arguments, &next, &totals));
+        }
+    });
+    let red = totals.red.lock().unwrap_or_else(PoisonError::into_inner);
+    eprintln!();
+    println!(
+        "{} seeds: {} requests ({} refused), {} deaths of daemons, {} losses of power; red: {:?}",
+        totals.done.load(Relaxed),
+        totals.requests.load(Relaxed),
+        totals.errors.load(Relaxed),
+        totals.deaths.load(Relaxed),
+        totals.losses.load(Relaxed),
+        *red
+    );
+    if red.is_empty() { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+}
+
+fn work(arguments: &Arguments, next: &AtomicU64, totals: &Totals) {
+    loop {
+        let seed = next.fetch_add(1, Relaxed);
+        if seed >= arguments.from + arguments.seeds || totals.stop.load(Relaxed) {
+            return;
+        }
+        let plan = Plan::of(seed);
+        match run(&Engine::new(), &plan) {
+            Ok(report) => {
+                totals.requests.fetch_add(report.good, Relaxed);
+                totals.errors.fetch_add(report.bad, Relaxed);
+                totals.deaths.fetch_add(report.machine.daemon_deaths, Relaxed);
+                totals.losses.fetch_add(report.machine.power_losses, Relaxed);
+            }
+            Err(red) => {
+                if !arguments.keep_going {
+                    totals.stop.store(true, Relaxed);
+                }
+                totals.red.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
+                report_red(arguments, &plan, red);
+            }
+        }
+        let done = totals.done.fetch_add(1, Relaxed) + 1;
+        if std::io::stderr().is_terminal() || done.is_multiple_of(1000) {
+            eprint!("\r{done} of {} seeds", arguments.seeds);
+            let _ = std::io::stderr().flush();
+        }
+    }
+}
+
+fn report_red(arguments: &Arguments, plan: &Plan, red: Box<Red>) {
+    let original = format!("{red}");
+    let (small, red) = shrink(&Engine::new(), plan, red, arguments.shrink);
+    println!("{original}\nshrunk to {small:?}:\n{red}\n");
+}

@@ -1,0 +1,355 @@
+//! Checkpoints: leaf write-back, then a switch to a new root (rules 6.1 to 6.3, I1, I3).
+//!
+//! 1. free what rule 6.3 lets go; choose segments to announce and take their space; 2. write back the oldest dirty leaves;
+//! 3. a new full image when the changes have grown; 4. in one step build the root; 5. wait until everything appended up
+//! to that step is durable; 6. write both copies of the root's slot, flush; 7. only now it counts: announced segments may
+//! be opened, superseded images are released, the replay start advances.
+//!
+//! **Failure.** In 5 and 6 the latch closes (I11); without room for metadata the checkpoint is given up and the old root
+//! stays current, which loses nothing.
+
+use std::rc::Rc;
+
+use super::Core;
+use super::room::Purpose;
+use crate::buf::AlignedBuf;
+use crate::env::reactor::IoBuf;
+use crate::error::{ErrorKind, Result};
+use crate::format::image::{IMAGE_PART_BYTES, encode_image};
+use crate::format::layout::{COPIES, ROOT_BYTES};
+use crate::format::record::{RecordBody, RecordHeader, record_bytes};
+use crate::format::root::{
+    CHANGE_BYTES_MAX, DIRECTORY_CHANGE_BYTES, DirectoryChange, Root, SEGMENT_CHANGE_BYTES, SegmentChange,
+    WindowSegment, WindowState,
+};
+use crate::limits::{BLOCK_BYTES, LEAF_ENTRIES};
+use crate::log::segments::SummaryState;
+use crate::log::{SegmentState, StreamKind};
+use crate::units::{Lba, NamespaceId, OpNo, SegmentId};
+
+/// Segments kept announced, at most; small pools keep an eighth of their segments.
+const ANNOUNCED_TARGET: usize = 64;
+/// Map changes that may be replayed at least and at most (rule 6.2).
+const WINDOW_MIN: u64 = 256 << 10;
+const WINDOW_MAX: u64 = 32 << 20;
+
+/// Lets the next checkpoint begin.
+struct Running<'a>(&'a Core);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.checkpointing.set(false);
+        self.0.released.notify_all();
+    }
+}
+
+impl Core {
+    /// Checkpoints whenever segments or the replay window ask for it. Runs as a task.
+    pub(super) async fn run_checkpoints(self: Rc<Self>) {
+        loop {
+            self.checkpoint_wanted.notified().await;
+            while self.latch.check().is_ok() && !self.stopping.get() && self.wants_checkpoint() {
+                if let Err(error) = self.checkpoint(self.leaves_a_checkpoint()).await {
+                    tracing::warn!("a checkpoint was given up: {error}");
+                    break;
+                }
+            }
+        }
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        let state = self.state.borrow();
+        let segments = &state.log.segments;
+        let announced_low = segments.announced_count() < self.announced_target() / 2 && segments.free_count() > 0;
+        announced_low || state.dirty.window() > self.window_limit(&state) / 2
+    }
+
+    /// Map changes that may be replayed: a quarter of what is mapped, within bounds.
+    fn window_limit(&self, state: &super::State) -> u64 {
+        let leaves: u64 = state.namespaces.values().map(|n| u64::from(n.directory.leaf_count())).sum();
+        (leaves * LEAF_ENTRIES as u64 / 4).clamp(WINDOW_MIN, WINDOW_MAX)
+    }
+
+    /// Asks for a checkpoint when the replay window has grown; called now and then by writers.
+    pub(super) fn mind_window(&self) {
+        let wanted = {
+            let state = self.state.borrow();
+            state.dirty.window() > WINDOW_MIN / 2 && state.dirty.window() > self.window_limit(&state) / 2
+        };
+        if wanted && !self.checkpointing.get() {
+            self.checkpoint_wanted.notify_all();
+        }
+    }
+
+    /// Leaves written back by one checkpoint, at most: they fit into one segment, which the reserve has.
+    fn leaves_a_checkpoint(&self) -> usize {
+        self.layout.segment_bytes as usize / BLOCK_BYTES * 3 / 4
+    }
+
+    fn announced_target(&self) -> usize {
+        let count = self.state.borrow().log.segments.count();
+        (count / 8).clamp(super::room::RESERVE_SEGMENTS + 1, ANNOUNCED_TARGET)
+    }
+
+    /// A checkpoint because segments ran out. Later attempts write more leaves, so that segments of CLEARs come free.
+    pub(super) async fn checkpoint_for_space(self: &Rc<Self>, attempt: usize) -> Result<()> {
+        if attempt == 0 && self.checkpointing.get() {
+            self.released.notified().await;
+            return Ok(());
+        }
+        let leaves = if attempt < 2 { 0 } else { self.leaves_a_checkpoint() };
+        self.checkpoint(leaves).await
+    }
+
+    /// One checkpoint with up to `leaves` leaves written back.
+    ///
+    /// # Errors
+    /// Metadata had no room, or the latch is closed.
+    pub(crate) async fn checkpoint(self: &Rc<Self>, leaves: usize) -> Result<()> {
+        self.begin_checkpoint().await;
+        let _running = Running(self);
+        self.switch_root(leaves, false).await
+    }
+
+    /// The last checkpoint of a serve: all leaves, and a root that says so.
+    ///
+    /// # Errors
+    /// As [`Core::checkpoint`]; then the next start replays.
+    pub(crate) async fn checkpoint_clean(self: &Rc<Self>) -> Result<()> {
+        self.begin_checkpoint().await;
+        let _running = Running(self);
+        let leaves = self.leaves_a_checkpoint();
+        while self.state.borrow().dirty.len() > leaves {
+            self.switch_root(leaves, false).await?;
+        }
+        self.switch_root(usize::MAX, true).await
+    }
+
+    async fn begin_checkpoint(&self) {
+        while self.checkpointing.replace(true) {
+            self.released.notified().await;
+        }
+    }
+
+    async fn switch_root(self: &Rc<Self>, leaves: usize, clean: bool) -> Result<()> {
+        self.latch.check()?;
+        // 1. segments for use next
+        let announcing = self.choose_segments().await;
+        // 2. leaves: only those dirty now, lest a busy host keeps us here
+        let until = self.state.borrow().log.last_op();
+        let result = match self.write_back(leaves, until).await {
+            Ok(_) => self.write_image_if_due().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result
+            && (error.kind() != ErrorKind::NoSpace || clean)
+        {
+            self.withdraw(&announcing);
+            return Err(error);
+        }
+        // 4. the root, in one step
+        let (root, appended, releasing) = {
+            let mut state = self.state.borrow_mut();
+            let releasing = std::mem::take(&mut state.root.release);
+            (self.build_root(&mut state, clean), state.log.last_op(), releasing)
+        };
+        // 5. everything that it depends on
+        self.wait_durable(None, appended).await?;
+        // 6. both copies, then it is current
+        self.write_root(&root).await?;
+        // 7. what follows from it
+        self.root_is_durable(&root, &announcing, &releasing);
+        Ok(())
+    }
+
+    /// Segments to announce, with their space taken. A segment whose space cannot be had is not announced: the host gets
+    /// its `ENOSPC` before an acknowledgement.
+    async fn choose_segments(&self) -> Vec<SegmentId> {
+        let target = self.announced_target();
+        let chosen = {
+            let mut state = self.state.borrow_mut();
+            let (settled, replay_start) = (state.log.settled(), state.root.replay_start);
+            state.log.segments.reclaim(settled, replay_start);
+            let missing = target.saturating_sub(state.log.segments.announced_count());
+            state.log.segments.announce(missing)
+        };
+        let bytes = u64::from(self.layout.segment_bytes);
+        let mut kept = Vec::with_capacity(chosen.len());
+        for id in chosen {
+            match self.media.allocate(self.layout.segment(id), bytes).await {
+                Ok(()) => kept.push(id),
+                Err(error) if error.kind() == ErrorKind::Unsupported => kept.push(id),
+                Err(error) => {
+                    tracing::warn!("no space under the pool for segment {id}: {error}");
+                    self.state.borrow_mut().log.segments.withdraw(id);
+                }
+            }
+        }
+        let mut state = self.state.borrow_mut();
+        for id in &kept {
+            let generation = state.log.segments.get(*id).generation;
+            state.root.segments.insert(*id, generation);
+        }
+        kept
+    }
+
+    fn withdraw(&self, announcing: &[SegmentId]) {
+        let mut state = self.state.borrow_mut();
+        announcing.iter().for_each(|id| state.log.segments.withdraw(*id));
+    }
+
+    /// A new full image when the changes since the last one fill the root.
+    async fn write_image_if_due(self: &Rc<Self>) -> Result<()> {
+        let change_bytes = {
+            let root = &self.state.borrow().root;
+            root.directory.len() * DIRECTORY_CHANGE_BYTES + root.segments.len() * SEGMENT_CHANGE_BYTES
+        };
+        if change_bytes <= CHANGE_BYTES_MAX / 2 {
+            return Ok(());
+        }
+        // directory and generations change only within checkpoints, and one runs at a time: this stays true until the end
+        let (bytes, directory_bytes, image) = {
+            let state = self.state.borrow();
+            let generations: Vec<_> = state.log.segments.iter().map(|(_, info)| info.generation).collect();
+            let directory = state.namespaces.iter().flat_map(|(id, n)| {
+                n.directory
+                    .iter()
+                    .filter(|(_, slot)| slot.image.complete != OpNo(0))
+                    .map(|(leaf, slot)| DirectoryChange { namespace: *id, leaf, image: slot.image })
+            });
+            let (bytes, directory_bytes) = encode_image(directory, &generations);
+            (bytes, directory_bytes, state.root.sequence + 1)
+        };
+        let mut parts = Vec::new();
+        for (part, payload) in bytes.chunks(IMAGE_PART_BYTES).enumerate() {
+            self.make_room(Purpose::Metadata, record_bytes(payload.len()), 1).await?;
+            let mut state = self.state.borrow_mut();
+            let body = RecordBody::Image { image, part: part as u64 };
+            let header = RecordHeader { namespace: NamespaceId(0), first: Lba(0), op_delta: 0, stored: 0, body };
+            let hash = crate::codec::payload_hash(payload);
+            let appended = state.log.append(StreamKind::Leaf, header, payload, hash);
+            state.log.segments.add_live(appended.segment);
+            parts.push(appended.entry);
+        }
+        let root = &mut self.state.borrow_mut().root;
+        let old = std::mem::replace(&mut root.image_parts, parts);
+        root.release.extend(old.iter().filter_map(|e| e.segment()));
+        root.directory.clear();
+        root.segments.clear();
+        (root.image, root.image_directory_bytes) = (image, directory_bytes);
+        Ok(())
+    }
+
+    fn build_root(&self, state: &mut super::State, clean: bool) -> Root {
+        let replay_start = state.replay_start();
+        state.root.sessions.retain(|s| s.last_accepted > replay_start);
+        let mut window: Vec<_> = state.log.segments.window(replay_start).to_vec();
+        window.sort_unstable();
+        let mut listed: Vec<_> = window
+            .iter()
+            .map(|id| {
+                let info = state.log.segments.get(*id);
+                let flushed = info.state == SegmentState::Sealed && info.summary == SummaryState::Durable;
+                let kind = if flushed { WindowState::Flushed } else { WindowState::Open };
+                WindowSegment { segment: *id, generation: info.generation, state: kind }
+            })
+            .collect();
+        listed.extend(state.log.segments.iter().filter_map(|(id, info)| {
+            let announced = matches!(info.state, SegmentState::Announcing | SegmentState::Announced);
+            let state = WindowState::Announced;
+            announced.then_some(WindowSegment { segment: id, generation: info.generation, state })
+        }));
+        let root = &state.root;
+        Root {
+            pool: self.pool,
+            sequence: root.sequence + 1,
+            session: self.session,
+            clean,
+            boot: root.boot,
+            replay_start,
+            last_op: state.log.last_op(),
+            lifetime: self.lifetime(root),
+            image: root.image,
+            image_directory_bytes: root.image_directory_bytes,
+            image_parts: root.image_parts.clone(),
+            image_generations: image_generations(&root.image_parts, &state.log.segments),
+            sessions: root.sessions.clone(),
+            window: listed,
+            segments: root
+                .segments
+                .iter()
+                .map(|(segment, generation)| SegmentChange { segment: *segment, generation: *generation })
+                .collect(),
+            directory: root
+                .directory
+                .iter()
+                .map(|((namespace, leaf), image)| DirectoryChange { namespace: *namespace, leaf: *leaf, image: *image })
+                .collect(),
+        }
+    }
+
+    fn lifetime(&self, root: &super::RootState) -> crate::format::root::Lifetime {
+        let mut lifetime = root.lifetime;
+        lifetime.host_written += self.stats.host_written.get();
+        lifetime.host_read += self.stats.host_read.get();
+        lifetime.host_discarded += self.stats.host_discarded.get();
+        lifetime.stored += self.stats.stored.get();
+        lifetime.media_written += self.media.stats().written_bytes.get();
+        lifetime
+    }
+
+    async fn write_root(&self, root: &Root) -> Result<()> {
+        let result = self.try_write_root(root).await;
+        if let Err(error) = &result {
+            self.latch.close("writing a root", error);
+        }
+        result
+    }
+
+    async fn try_write_root(&self, root: &Root) -> Result<()> {
+        let mut buf = AlignedBuf::zeroed(ROOT_BYTES);
+        let bytes = root.encode(&mut buf)?;
+        let mut buf = IoBuf::Owned(buf);
+        for copy in 0..COPIES {
+            let offset = self.layout.root(root.sequence, copy);
+            let (returned, result) = self.media.write(offset, buf, bytes).await;
+            result?;
+            buf = returned;
+        }
+        self.flush_now().await
+    }
+
+    fn root_is_durable(&self, root: &Root, announced: &[SegmentId], released: &[SegmentId]) {
+        let mut state = self.state.borrow_mut();
+        state.root.sequence = root.sequence;
+        state.root.replay_start = root.replay_start;
+        let now = state.log.last_op();
+        released.iter().for_each(|segment| state.log.segments.drop_live(*segment, now));
+        state.log.segments.announced(announced);
+        let (settled, replay_start) = (state.log.settled(), state.root.replay_start);
+        state.log.segments.reclaim(settled, replay_start);
+        drop(state);
+        self.stats.roots.add(1);
+        self.space.notify_all();
+    }
+
+    /// Stops: no more requests, everything durable, a clean root.
+    ///
+    /// # Errors
+    /// What kept the last checkpoint from being durable; the next start replays then.
+    pub async fn stop(self: &Rc<Self>) -> Result<()> {
+        self.stopping.set(true);
+        while self.active.get() > 0 {
+            self.released.notified().await;
+        }
+        self.checkpoint_clean().await
+    }
+}
+
+/// The generations of the segments that hold an image.
+fn image_generations(parts: &[crate::format::Entry], segments: &crate::log::SegmentTable) -> Vec<SegmentChange> {
+    let mut ids: Vec<_> = parts.iter().filter_map(|e| e.segment()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids.into_iter().map(|segment| SegmentChange { segment, generation: segments.get(segment).generation }).collect()
+}

@@ -1,0 +1,74 @@
+//! Batches on their way: closed, written, their slots given back.
+//!
+//! **Invariants.** A slot is given back only when its write completed. A batch whose write failed keeps its slot: its
+//! data is still read from there, and adopted from there by the next daemon. **Failure:** a failed write latches the
+//! pool read-only (I11).
+
+use std::rc::Rc;
+
+use super::Core;
+use crate::env::reactor::IoBuf;
+use crate::error::Result;
+use crate::limits::{BATCH_AGE_MAX_NS, GRANULE};
+use crate::log::{BatchId, BatchMemory, BatchState, StreamKind};
+
+impl Core {
+    /// Closes the stream's open batch, if it has records, and starts its write.
+    pub(super) fn close_batch(self: &Rc<Self>, kind: StreamKind) {
+        let id = self.state.borrow_mut().log.close_batch(kind);
+        if let Some(id) = id {
+            self.write_batch(id);
+        }
+    }
+
+    fn write_batch(self: &Rc<Self>, id: BatchId) {
+        let (offset, len, buf) = {
+            let mut state = self.state.borrow_mut();
+            let region = state.log.region().clone();
+            let batch = state.log.batches.get_mut(id);
+            let offset = self.layout.segment(batch.place.segment) + u64::from(batch.place.granule.0 * GRANULE);
+            self.stats.padding.add((batch.padded - batch.length) as u64);
+            let buf = match &batch.memory {
+                BatchMemory::Slot(slot) => IoBuf::Slot(region.slot_buf(*slot)),
+                BatchMemory::Memory(_) | BatchMemory::Gone => {
+                    match std::mem::replace(&mut batch.memory, BatchMemory::Gone) {
+                        BatchMemory::Memory(buf) => IoBuf::Owned(buf),
+                        _ => unreachable!("a batch is written once"),
+                    }
+                }
+            };
+            (offset, batch.padded, buf)
+        };
+        let written = self.media.write(offset, buf, len);
+        let core = self.clone();
+        self.env.spawner.spawn(async move { core.batch_written(id, written.await.1) }).detach();
+    }
+
+    fn batch_written(&self, id: BatchId, result: Result<()>) {
+        match result {
+            Ok(()) => self.state.borrow_mut().log.batch_written(id),
+            Err(error) => {
+                self.state.borrow_mut().log.batches.get_mut(id).state = BatchState::Failed;
+                self.latch.close("writing to the log", &error);
+            }
+        }
+        self.space.notify_all();
+        self.durable.notify_all();
+    }
+
+    /// Writes host batches that nobody asked for at their age. Runs as a task.
+    pub(super) async fn run_batch_timer(self: Rc<Self>) {
+        loop {
+            let opened = {
+                let state = self.state.borrow();
+                let batch = state.log.stream(StreamKind::Host).batch.map(|id| state.log.batches.get(id));
+                batch.filter(|b| b.first_op.is_some()).map(|b| b.opened_ns)
+            };
+            match opened {
+                None => self.batch_begun.notified().await,
+                Some(opened) if self.env.now_ns() >= opened + BATCH_AGE_MAX_NS => self.close_batch(StreamKind::Host),
+                Some(opened) => self.env.reactor.sleep_until(opened + BATCH_AGE_MAX_NS).await,
+            }
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Requests in, replies out.
+//!
+//! A fixed number of handler tasks take requests from two queues, small ones before large ones, with a bound on how many
+//! may overtake; so nothing is spawned or allocated for a request (I10), and each is answered exactly once (I9).
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use super::Core;
+use super::partial::Part;
+use super::request::{Extent, ReplySink, Request, RequestKind};
+use crate::env::MailboxReceiver;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fail;
+use crate::format::Entry;
+use crate::limits::{BLOCK_BYTES, BLOCK_SIZE, REQUEST_BYTES_MAX};
+use crate::log::StreamKind;
+use crate::units::{Lba, LbaRange, NamespaceId, OpNo};
+
+/// Requests handled at a time.
+const HANDLERS: usize = 256;
+/// Small requests that may go before a large one that came earlier.
+const OVERTAKE_MAX: u32 = 16;
+/// What counts as large.
+const LARGE_BYTES: u64 = 128 << 10;
+
+/// Requests that wait for a handler.
+#[derive(Default)]
+pub(super) struct Queues {
+    inner: RefCell<QueuesInner>,
+}
+
+#[derive(Default)]
+struct QueuesInner {
+    small: VecDeque<(NamespaceId, Request)>,
+    large: VecDeque<(NamespaceId, Request)>,
+    overtaken: u32,
+    idle: Vec<Waker>,
+}
+
+impl Queues {
+    fn push(&self, item: (NamespaceId, Request)) {
+        let mut inner = self.inner.borrow_mut();
+        let moves_data = matches!(item.1.kind, RequestKind::Read | RequestKind::Write { .. });
+        if moves_data && item.1.len > LARGE_BYTES {
+            inner.large.push_back(item);
+        } else {
+            inner.small.push_back(item);
+        }
+        if let Some(waker) = inner.idle.pop() {
+            waker.wake();
+        }
+    }
+
+    async fn pop(&self) -> (NamespaceId, Request) {
+        poll_fn(|cx| {
+            let mut inner = self.inner.borrow_mut();
+            let large_first = inner.small.is_empty() || inner.overtaken >= OVERTAKE_MAX;
+            let item = if large_first { inner.large.pop_front() } else { None };
+            if let Some(item) = item {
+                inner.overtaken = 0;
+                return Poll::Ready(item);
+            }
+            if let Some(item) = inner.small.pop_front() {
+                inner.overtaken += u32::from(!inner.large.is_empty());
+                return Poll::Ready(item);
+            }
+            inner.idle.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Core {
+    /// Starts everything that runs for the life of the core: requests from `mailbox`, the batch timer, checkpoints, the
+    /// usage count.
+    pub fn start(self: &Rc<Self>, mailbox: MailboxReceiver<(NamespaceId, Request)>) {
+        let spawner = &self.env.spawner;
+        let queues = Rc::new(Queues::default());
+        for _ in 0..HANDLERS {
+            spawner.spawn(self.clone().run_handler(queues.clone())).detach();
+        }
+        spawner.spawn(self.clone().run_inbox(mailbox, queues)).detach();
+        spawner.spawn(self.clone().run_batch_timer()).detach();
+        spawner.spawn(self.clone().run_checkpoints()).detach();
+        spawner.spawn(self.clone().count_usage()).detach();
+    }
+
+    async fn run_inbox(self: Rc<Self>, mailbox: MailboxReceiver<(NamespaceId, Request)>, queues: Rc<Queues>) {
+        let mut arrived = Vec::with_capacity(256);
+        loop {
+            mailbox.receive(&mut arrived).await;
+            for item in arrived.drain(..) {
+                queues.push(item);
+            }
+        }
+    }
+
+    async fn run_handler(self: Rc<Self>, queues: Rc<Queues>) {
+        loop {
+            let (id, mut request) = queues.pop().await;
+            let mut extents = Vec::new();
+            self.active.set(self.active.get() + 1);
+            let result = self.handle(id, &mut request, &mut extents).await;
+            self.active.set(self.active.get() - 1);
+            if self.stopping.get() {
+                self.released.notify_all();
+            }
+            let sink: Option<Arc<dyn ReplySink>> = request.answer(result, extents);
+            if let Some(sink) = sink {
+                sink.flush();
+            }
+        }
+    }
+
+    async fn handle(self: &Rc<Self>, id: NamespaceId, request: &mut Request, extents: &mut Vec<Extent>) -> Result<()> {
+        if self.stopping.get() {
+            fail!(Shutdown, "the pool is stopping");
+        }
+        let namespace = {
+            let state = self.state.borrow();
+            let namespace = state.namespace(id)?;
+            check_bounds(request, namespace.entry.blocks, namespace.entry.logical_block)?;
+            namespace.stats.clone()
+        };
+        let len = request.len;
+        match request.kind {
+            RequestKind::Read => {
+                self.read_request(id, request).await?;
+                self.stats.host_read.add(len);
+                namespace.read.add(len);
+            }
+            RequestKind::Write { fua } => {
+                let op = self.write_request(id, request).await?;
+                self.mind_window();
+                self.stats.host_written.add(len);
+                namespace.written.add(len);
+                self.acknowledge(id, op, fua).await?;
+            }
+            RequestKind::Flush => {
+                self.stats.flushes.add(1);
+                let op = self.state.borrow().namespace(id)?.last_op;
+                self.wait_durable(Some(StreamKind::Host), op).await?;
+            }
+            RequestKind::Discard => {
+                let op = self.clear_request(id, request, false).await?;
+                self.stats.host_discarded.add(len);
+                namespace.discarded.add(len);
+                self.acknowledge(id, op, false).await?;
+            }
+            RequestKind::WriteZeroes { fua } => {
+                let op = self.clear_request(id, request, true).await?;
+                namespace.discarded.add(len);
+                self.acknowledge(id, op, fua).await?;
+            }
+            RequestKind::Status => self.status_request(id, request, extents).await?,
+        }
+        Ok(())
+    }
+
+    /// What FLUSH waits for from now on; with `fua` waits itself.
+    async fn acknowledge(self: &Rc<Self>, id: NamespaceId, op: OpNo, fua: bool) -> Result<()> {
+        if let Some(namespace) = self.state.borrow_mut().namespaces.get_mut(&id) {
+            namespace.last_op = namespace.last_op.max(op);
+        }
+        if fua {
+            self.wait_durable(Some(StreamKind::Host), op).await?;
+        }
+        Ok(())
+    }
+
+    async fn read_request(self: &Rc<Self>, id: NamespaceId, request: &mut Request) -> Result<()> {
+        let (offset, len) = (request.offset, usize::try_from(request.len).unwrap_or(usize::MAX));
+        let Some(out) = request.data.as_mut().and_then(Arc::get_mut).and_then(|d| d.bytes_mut().get_mut(..len)) else {
+            fail!(Config, "a read needs a buffer of its own, as long as the read");
+        };
+        let urgent = request.len <= LARGE_BYTES;
+        let span = Span::of(offset, request.len);
+        if span.head.is_none() && span.tail.is_none() {
+            return self.read_blocks(id, span.whole, out, urgent).await;
+        }
+        // parts of blocks: read whole blocks aside
+        let blocks = LbaRange { start: Lba(offset / u64::from(BLOCK_SIZE)), count: span.touched() };
+        let mut aside = crate::buf::AlignedBuf::zeroed(usize::try_from(blocks.count).unwrap_or(1) * BLOCK_BYTES);
+        self.read_blocks(id, blocks, &mut aside, urgent).await?;
+        let from = usize::try_from(offset % u64::from(BLOCK_SIZE)).unwrap_or(0);
+        out.copy_from_slice(&aside[from..from + len]);
+        Ok(())
+    }
+
+    async fn write_request(self: &Rc<Self>, id: NamespaceId, request: &mut Request) -> Result<OpNo> {
+        let Some(data) = request.data.clone().filter(|d| d.bytes().len() as u64 >= request.len) else {
+            fail!(Config, "a write needs a buffer at least as long as the write");
+        };
+        let urgent = request.len <= LARGE_BYTES;
+        let span = Span::of(request.offset, request.len);
+        let mut at = 0;
+        let mut last = OpNo(0);
+        if let Some((lba, within)) = span.head {
+            let bytes = Some(&data.bytes()[..within.len()]);
+            at = within.len();
+            last = self.write_part(id, &Part { lba, within, bytes }).await?;
+        }
+        if span.whole.count > 0 {
+            last = self.write_blocks(id, &data, at, span.whole, urgent).await?;
+            at += usize::try_from(span.whole.count).unwrap_or(usize::MAX) * BLOCK_BYTES;
+        }
+        if let Some((lba, within)) = span.tail {
+            let bytes = Some(&data.bytes()[at..at + within.len()]);
+            last = self.write_part(id, &Part { lba, within, bytes }).await?;
+        }
+        Ok(last)
+    }
+
+    /// Discards whole blocks; with `exact` zeroes the parts of blocks at both ends too.
+    async fn clear_request(self: &Rc<Self>, id: NamespaceId, request: &Request, exact: bool) -> Result<OpNo> {
+        let span = Span::of(request.offset, request.len);
+        let mut last = OpNo(0);
+        if span.whole.count > 0 {
+            last = self.clear_blocks(id, span.whole).await?;
+        }
+        for (lba, within) in span.head.iter().chain(&span.tail).filter(|_| exact).cloned() {
+            last = self.write_part(id, &Part { lba, within, bytes: None }).await?;
+        }
+        Ok(last)
+    }
+
+    async fn status_request(
+        self: &Rc<Self>,
+        id: NamespaceId,
+        request: &Request,
+        extents: &mut Vec<Extent>,
+    ) -> Result<()> {
+        let start = request.offset / u64::from(BLOCK_SIZE);
+        let end = (request.offset + request.len).div_ceil(u64::from(BLOCK_SIZE));
+        let mut skipped = request.offset % u64::from(BLOCK_SIZE);
+        let mut left = request.len;
+        for lba in (start..end).map(Lba) {
+            self.know(id, LbaRange { start: lba, count: 1 }).await?;
+            let data = self.state.borrow().namespace(id)?.directory.get(lba) != Entry::HOLE;
+            let len = (u64::from(BLOCK_SIZE) - std::mem::take(&mut skipped)).min(left);
+            left -= len;
+            match extents.last_mut() {
+                Some(last) if last.data == data => last.len += len,
+                _ => extents.push(Extent { len, data }),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A byte range as whole blocks and parts of blocks at its ends.
+struct Span {
+    head: Option<(Lba, std::ops::Range<usize>)>,
+    whole: LbaRange,
+    tail: Option<(Lba, std::ops::Range<usize>)>,
+}
+
+impl Span {
+    fn of(offset: u64, len: u64) -> Self {
+        let block = u64::from(BLOCK_SIZE);
+        let within = |bytes: u64| usize::try_from(bytes).unwrap_or(0);
+        let end = offset + len;
+        let (first_whole, end_whole) = (offset.div_ceil(block), end / block);
+        if len == 0 || (first_whole > end_whole) {
+            // inside one block
+            let head = (len > 0).then(|| (Lba(offset / block), within(offset % block)..within(offset % block + len)));
+            return Self { head, whole: LbaRange { start: Lba(first_whole), count: 0 }, tail: None };
+        }
+        let head = (offset % block != 0).then(|| (Lba(offset / block), within(offset % block)..BLOCK_BYTES));
+        let tail = (end % block != 0).then(|| (Lba(end_whole), 0..within(end % block)));
+        Self { head, whole: LbaRange { start: Lba(first_whole), count: end_whole - first_whole }, tail }
+    }
+
+    fn touched(&self) -> u64 {
+        self.whole.count + u64::from(self.head.is_some()) + u64::from(self.tail.is_some())
+    }
+}
+
+fn check_bounds(request: &Request, blocks: u64, logical_block: u32) -> Result<()> {
+    let size = blocks * u64::from(BLOCK_SIZE);
+    let Some(end) = request.offset.checked_add(request.len) else {
+        fail!(OutOfRange, "{} bytes at {} is no range", request.len, request.offset);
+    };
+    if end > size {
+        fail!(OutOfRange, "{} bytes at {} end beyond the namespace ({size} bytes)", request.len, request.offset);
+    }
+    let aligned = |n: u64| n.is_multiple_of(u64::from(logical_block));
+    if !aligned(request.offset) || !aligned(request.len) {
+        fail!(OutOfRange, "{} bytes at {} are not whole blocks of {logical_block}", request.len, request.offset);
+    }
+    let moves_data = matches!(request.kind, RequestKind::Read | RequestKind::Write { .. });
+    if moves_data && (request.len == 0 || request.len > REQUEST_BYTES_MAX) {
+        return Err(Error::new(ErrorKind::OutOfRange, format!("a request of {} bytes", request.len)));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(offset: u64, len: u64) -> (Option<(u64, usize, usize)>, u64, u64, Option<(u64, usize, usize)>) {
+        let span = Span::of(offset, len);
+        let flat = |p: Option<(Lba, std::ops::Range<usize>)>| p.map(|(lba, r)| (lba.0, r.start, r.end));
+        (flat(span.head), span.whole.start.0, span.whole.count, flat(span.tail))
+    }
+
+    #[test]
+    fn ranges_split_into_blocks_and_parts() {
+        assert_eq!(parts(4096, 8192), (None, 1, 2, None));
+        assert_eq!(parts(512, 512), (Some((0, 512, 1024)), 1, 0, None));
+        assert_eq!(parts(512, 3584), (Some((0, 512, 4096)), 1, 0, None));
+        assert_eq!(parts(512, 4096), (Some((0, 512, 4096)), 1, 0, Some((1, 0, 512))));
+        assert_eq!(parts(3584, 9216), (Some((0, 3584, 4096)), 1, 2, Some((3, 0, 512))));
+        assert_eq!(parts(8192, 512), (None, 2, 0, Some((2, 0, 512))));
+    }
+}

@@ -1,0 +1,130 @@
+//! Records fetched back: from staged memory or with one device read, and verified before anything is made of them (I5).
+
+use std::rc::Rc;
+
+use super::Core;
+use crate::buf::AlignedBuf;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::record::{RECORD_HEADER_BYTES, RecordBody, RecordHeader};
+use crate::format::{Entry, Location};
+use crate::limits::GRANULE;
+use crate::units::{Lba, NamespaceId, SegmentId};
+
+/// A record in a buffer.
+pub(super) struct Fetched {
+    /// The buffer; goes back to the pool.
+    pub buf: AlignedBuf,
+    /// Where the record starts in it.
+    pub at: usize,
+    /// The header, verified together with the payload.
+    pub header: RecordHeader,
+}
+
+impl Fetched {
+    /// Where the payload is in the buffer.
+    pub(super) fn payload(&self) -> std::ops::Range<usize> {
+        let start = self.at + RECORD_HEADER_BYTES;
+        start..start + usize::from(self.header.stored)
+    }
+}
+
+/// A record on its way: copied from staged memory, or being read.
+pub(super) enum Fetch<F> {
+    /// In the buffer already, from this offset on.
+    Staged(AlignedBuf, usize),
+    /// A device read under way; the record starts at this offset of its buffer.
+    Reading(F, usize),
+}
+
+impl Core {
+    /// Starts fetching the record at `location` into `buf`. The caller has pinned its segment.
+    pub(super) fn start_fetch(
+        self: &Rc<Self>,
+        location: &Location,
+        mut buf: AlignedBuf,
+    ) -> Fetch<impl Future<Output = (AlignedBuf, Result<()>)> + use<>> {
+        let state = self.state.borrow();
+        if let Some((batch, offset)) = state.log.batches.staged(location.segment, location.granule) {
+            let len = (batch.length - offset).min(buf.len());
+            match &batch.memory {
+                crate::log::BatchMemory::Slot(slot) => state.log.region().load(*slot, offset, &mut buf[..len]),
+                crate::log::BatchMemory::Memory(memory) => buf[..len].copy_from_slice(&memory[offset..offset + len]),
+                crate::log::BatchMemory::Gone => unreachable!("staged batches have memory"),
+            }
+            return Fetch::Staged(buf, 0);
+        }
+        let block = u64::from(self.media.block());
+        let start = self.layout.segment(location.segment) + u64::from(location.granule.0 * GRANULE);
+        let sector = start & !511;
+        let end = (sector + u64::from(location.sectors) * 512).next_multiple_of(block);
+        let aligned = start & !(block - 1);
+        let len = usize::try_from(end - aligned).unwrap_or(usize::MAX).min(buf.len());
+        let at = usize::try_from(start - aligned).unwrap_or(0);
+        Fetch::Reading(self.media.read(aligned, buf, len), at)
+    }
+
+    /// Waits for a fetch and verifies the record against its place. The buffer comes back in any case.
+    pub(super) async fn finish_fetch<F: Future<Output = (AlignedBuf, Result<()>)>>(
+        &self,
+        fetch: Fetch<F>,
+        location: &Location,
+    ) -> (Result<RecordHeader>, AlignedBuf, usize) {
+        let (buf, at) = match fetch {
+            Fetch::Staged(buf, at) => (buf, at),
+            Fetch::Reading(read, at) => match read.await {
+                (buf, Ok(())) => (buf, at),
+                (buf, Err(error)) => return (Err(error), buf, at),
+            },
+        };
+        let header = self.verify_record(&buf[at..], location);
+        (header, buf, at)
+    }
+
+    fn verify_record(&self, bytes: &[u8], location: &Location) -> Result<RecordHeader> {
+        let (header, check) = RecordHeader::decode(bytes)?;
+        let end = RECORD_HEADER_BYTES + usize::from(header.stored);
+        let Some(payload) = bytes.get(RECORD_HEADER_BYTES..end) else {
+            return Err(Error::corrupt("record", "length", bytes.len() as u64, end as u64));
+        };
+        let place = self.state.borrow().log.place(location.segment, location.granule);
+        header.verify(check, crate::codec::payload_hash(payload), &place)?;
+        Ok(header)
+    }
+
+    /// Checks that a verified record is the fragment that holds this block of this namespace.
+    pub(super) fn check_fragment(header: &RecordHeader, id: NamespaceId, lba: Lba, location: &Location) -> Result<()> {
+        let RecordBody::Fragment { count, seal, .. } = header.body else {
+            return Err(Error::corrupt("fragment", "kind", 1, header.kind() as u64));
+        };
+        let first = lba.0.wrapping_sub(u64::from(location.index));
+        if header.namespace != id || header.first.0 != first || location.index >= count {
+            return Err(Error::corrupt("fragment", "first LBA", first, header.first.0));
+        }
+        if seal.check() != location.check {
+            return Err(Error::corrupt("fragment", "seal", u64::from(location.check), u64::from(seal.check())));
+        }
+        Ok(())
+    }
+
+    /// Counts and logs a fragment that could not be had, and makes the error for its LBAs.
+    pub(super) fn lost_fragment(&self, id: NamespaceId, lba: Lba, entry: Entry, error: Error) -> Error {
+        if error.kind() == ErrorKind::Corrupt {
+            self.stats.corrupt.add(1);
+        }
+        tracing::error!("namespace {id}, LBA {lba}: the block at {entry:?} cannot be read: {error}");
+        error.within(format!("namespace {id}, LBA {lba}"))
+    }
+
+    /// Keeps a segment from being reused while it is read.
+    pub(super) fn pin(&self, segment: SegmentId) {
+        self.state.borrow_mut().log.segments.get_mut(segment).pins += 1;
+    }
+
+    /// Lets go of a segment.
+    pub(super) fn unpin(&self, segment: SegmentId) {
+        let mut state = self.state.borrow_mut();
+        let info = state.log.segments.get_mut(segment);
+        debug_assert!(info.pins > 0, "segment {segment} is not pinned");
+        info.pins -= 1;
+    }
+}

@@ -1,0 +1,192 @@
+//! Leaves read back on demand, written back oldest first, and counted after an unclean stop.
+//!
+//! **Invariants.** A leaf image is complete up to the last operation at the moment it is appended: the append and the
+//! copy are one step. Rule 6.2: a root names it only after everything up to that number is durable.
+
+use std::rc::Rc;
+
+use super::Core;
+use super::room::Purpose;
+use super::state::gone;
+use crate::error::{Error, Result};
+use crate::format::Location;
+use crate::format::leaf::{LEAF_BYTES, decode_leaf, encode_leaf};
+use crate::format::record::{RecordBody, RecordHeader, record_bytes};
+use crate::format::root::LeafImage;
+use crate::limits::GRANULE;
+use crate::log::StreamKind;
+use crate::map::{Leaf, first_lba};
+use crate::units::{LbaRange, NamespaceId, OpNo};
+
+/// Leaves read at a time when usage is counted.
+const COUNT_DEPTH: usize = 8;
+
+impl Core {
+    /// Returns when all leaves of a range are known. They stay known.
+    ///
+    /// # Errors
+    /// A leaf cannot be read, or the namespace is gone.
+    pub(crate) async fn know(self: &Rc<Self>, id: NamespaceId, range: LbaRange) -> Result<()> {
+        loop {
+            let missing = self.state.borrow().namespace(id)?.directory.first_to_load(range);
+            match missing {
+                None => return Ok(()),
+                Some(leaf) => self.load_leaf(id, leaf).await?,
+            }
+        }
+    }
+
+    /// LBAs of a namespace; 0 when it is not there.
+    pub(crate) fn blocks_of(&self, id: NamespaceId) -> u64 {
+        self.state.borrow().namespaces.get(&id).map_or(0, |n| n.entry.blocks)
+    }
+
+    /// Reads a leaf; concurrent callers wait for the first.
+    pub(super) async fn load_leaf(self: &Rc<Self>, id: NamespaceId, leaf: u32) -> Result<()> {
+        if !self.state.borrow_mut().loading.insert((id, leaf)) {
+            self.loaded.notified().await;
+            return Ok(());
+        }
+        let result = self.read_leaf(id, leaf).await;
+        let mut state = self.state.borrow_mut();
+        state.loading.remove(&(id, leaf));
+        let result = result.map(|found| {
+            if let Some(found) = found {
+                state.install_leaf(id, leaf, found);
+            }
+        });
+        drop(state);
+        self.loaded.notify_all();
+        result
+    }
+
+    async fn read_leaf(self: &Rc<Self>, id: NamespaceId, leaf: u32) -> Result<Option<Leaf>> {
+        let image = {
+            let state = self.state.borrow();
+            let directory = &state.namespace(id)?.directory;
+            match directory.slot(leaf) {
+                Some(slot) if directory.needs_load(leaf) => slot.image,
+                _ => return Ok(None),
+            }
+        };
+        let Some(location) = image.entry.location() else { return Ok(None) };
+        let header = self.read_metadata(&location).await.map_err(|e| {
+            self.stats.corrupt.add(1);
+            e.within(format!("leaf {leaf} of namespace {id} at {:?}", image.entry))
+        });
+        let (header, bytes) = header.inspect_err(|e| tracing::error!("{e}"))?;
+        let RecordBody::Leaf { complete } = header.body else {
+            return Err(Error::corrupt("leaf", "kind", 4, header.kind() as u64));
+        };
+        if header.namespace != id || header.first != first_lba(leaf) || complete != image.complete.0 {
+            return Err(Error::corrupt("leaf", "first LBA", first_lba(leaf).0, header.first.0));
+        }
+        Ok(Some(Leaf { entries: decode_leaf(&bytes)?, dirty_since: None }))
+    }
+
+    /// Reads and verifies a metadata record that fits a fragment buffer; returns its header and payload.
+    pub(crate) async fn read_metadata(self: &Rc<Self>, location: &Location) -> Result<(RecordHeader, Vec<u8>)> {
+        let mut bufs = Vec::with_capacity(1);
+        self.bufs.take(1, &mut bufs).await;
+        let Some(buf) = bufs.pop() else { unreachable!("one was taken") };
+        self.pin(location.segment);
+        let fetch = self.start_fetch(location, buf);
+        let (header, buf, at) = self.finish_fetch(fetch, location).await;
+        self.unpin(location.segment);
+        let result = header.map(|header| {
+            let start = at + crate::format::record::RECORD_HEADER_BYTES;
+            (header, buf[start..start + usize::from(header.stored)].to_vec())
+        });
+        self.bufs.put(buf);
+        result
+    }
+
+    /// Writes back up to `max` dirty leaves whose first change is at most `until`, oldest first. Returns how many.
+    ///
+    /// # Errors
+    /// No room for metadata, or the latch is closed.
+    pub(super) async fn write_back(self: &Rc<Self>, max: usize, until: OpNo) -> Result<usize> {
+        let mut written = 0;
+        while written < max {
+            let due = self.state.borrow().dirty.oldest().is_some_and(|oldest| oldest.since <= until);
+            if !due {
+                break;
+            }
+            self.make_room(Purpose::Metadata, record_bytes(LEAF_BYTES), 1).await?;
+            if self.append_oldest_leaf() {
+                written += 1;
+            }
+        }
+        self.stats.leaves_written.add(written as u64);
+        Ok(written)
+    }
+
+    /// Appends the image of the oldest dirty leaf; room was made. One await-free step (I12).
+    fn append_oldest_leaf(&self) -> bool {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let Some(dirty) = state.dirty.pop() else { return false };
+        let Some(namespace) = state.namespaces.get_mut(&dirty.namespace) else { return false };
+        let Some(slot) = namespace.directory.slot_mut(dirty.leaf) else { return false };
+        let Some(leaf) = &mut slot.leaf else { return false };
+        let mut bytes = [0; LEAF_BYTES];
+        encode_leaf(&leaf.entries, &mut bytes);
+        let complete = state.log.last_op();
+        let header = RecordHeader {
+            namespace: dirty.namespace,
+            first: first_lba(dirty.leaf),
+            op_delta: 0,
+            stored: 0,
+            body: RecordBody::Leaf { complete: complete.0 },
+        };
+        let appended = state.log.append(StreamKind::Leaf, header, &bytes, crate::codec::payload_hash(&bytes));
+        leaf.dirty_since = None;
+        let old = std::mem::replace(&mut slot.image, LeafImage { entry: appended.entry, complete });
+        state.log.segments.add_live(appended.segment);
+        state.root.release.extend(old.entry.segment());
+        state.root.directory.insert((dirty.namespace, dirty.leaf), slot.image);
+        true
+    }
+
+    /// Reads every leaf that has not been read, so that what each segment holds is known; then what is empty can be
+    /// reused. Runs once in the background after opening.
+    pub(super) async fn count_usage(self: Rc<Self>) {
+        let ids: Vec<_> = self.state.borrow().namespaces.keys().copied().collect();
+        for id in ids {
+            let mut next = 0;
+            while let Some(leaves) = self.next_uncounted(id, &mut next) {
+                let tasks = leaves.into_iter().map(|leaf| {
+                    let core = self.clone();
+                    self.env.spawner.spawn(async move { core.load_leaf(id, leaf).await })
+                });
+                for task in tasks.collect::<Vec<_>>() {
+                    if let Err(error) = task.await {
+                        tracing::error!("usage cannot be counted, so no space is reused: {error}");
+                        return;
+                    }
+                }
+            }
+        }
+        let mut state = self.state.borrow_mut();
+        let now = state.log.last_op();
+        state.log.segments.usage_counted(now);
+        drop(state);
+        self.space.notify_all();
+        self.checkpoint_wanted.notify_all();
+    }
+
+    fn next_uncounted(&self, id: NamespaceId, next: &mut u32) -> Option<Vec<u32>> {
+        let state = self.state.borrow();
+        let directory = &state.namespace(id).map_err(|_| gone(id)).ok()?.directory;
+        let mut leaves = Vec::with_capacity(COUNT_DEPTH);
+        while leaves.len() < COUNT_DEPTH && *next < directory.leaf_count() {
+            if directory.needs_load(*next) {
+                leaves.push(*next);
+            }
+            *next += 1;
+        }
+        (!leaves.is_empty()).then_some(leaves)
+    }
+}
+
+const _: () = assert!(LEAF_BYTES % GRANULE as usize == 0);

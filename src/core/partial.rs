@@ -1,0 +1,175 @@
+//! Writes of parts of a block (512-byte logical blocks): read, merge, and append only if the block is still the one that
+//! was read (I8).
+//!
+//! A sub-block writer holds its block against other sub-block writers. A full-block write may overtake it: then it merges
+//! again. After [`TRIES`] rounds full-block writes of that block wait until it is through (I10).
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Core;
+use super::room::Purpose;
+use crate::buf::DataBuf;
+use crate::codec::EncodeJob;
+use crate::error::Result;
+use crate::format::Entry;
+use crate::format::record::{RecordBody, RecordHeader, record_bytes};
+use crate::limits::BLOCK_BYTES;
+use crate::log::StreamKind;
+use crate::units::{Lba, LbaRange, NamespaceId, OpNo};
+
+/// Rounds before full-block writes have to wait.
+const TRIES: usize = 3;
+
+/// The bytes of a sub-block write; `None` writes zeros.
+pub(super) struct Part<'a> {
+    /// The block.
+    pub lba: Lba,
+    /// Which of its bytes.
+    pub within: Range<usize>,
+    /// What to store there.
+    pub bytes: Option<&'a [u8]>,
+}
+
+/// Holds a block until dropped.
+struct Held<'a> {
+    core: &'a Core,
+    block: (NamespaceId, Lba),
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut state = self.core.state.borrow_mut();
+        state.latched.remove(&self.block);
+        state.reserved.remove(&self.block);
+        drop(state);
+        self.core.released.notify_all();
+    }
+}
+
+impl Core {
+    /// Writes a part of one block. Returns the operation, which is not yet durable.
+    ///
+    /// # Errors
+    /// The block cannot be read, no space, the latch, the namespace gone.
+    pub(super) async fn write_part(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>) -> Result<OpNo> {
+        let block = (id, part.lba);
+        while !self.state.borrow_mut().latched.insert(block) {
+            self.released.notified().await;
+        }
+        let _held = Held { core: self, block };
+        for round in 0.. {
+            if round == TRIES {
+                self.state.borrow_mut().reserved.insert(block);
+            }
+            if let Some(op) = self.try_part(id, part).await? {
+                return Ok(op);
+            }
+        }
+        unreachable!("a reserved block changes under nobody")
+    }
+
+    /// One round: `None` when the block changed meanwhile.
+    async fn try_part(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>) -> Result<Option<OpNo>> {
+        self.latch.check()?;
+        let range = LbaRange { start: part.lba, count: 1 };
+        self.know(id, range).await?;
+        // 1. read; the pin keeps the entry from meaning anything else until the compare
+        let seen = self.state.borrow().namespace(id)?.directory.get(part.lba);
+        let pinned = seen.segment();
+        pinned.into_iter().for_each(|segment| self.pin(segment));
+        let result = self.merge_and_append(id, part, seen).await;
+        pinned.into_iter().for_each(|segment| self.unpin(segment));
+        result
+    }
+
+    async fn merge_and_append(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>, seen: Entry) -> Result<Option<OpNo>> {
+        let mut block = DataBuf::zeroed(BLOCK_BYTES);
+        self.read_blocks(id, LbaRange { start: part.lba, count: 1 }, block.bytes_mut(), true).await?;
+        // 2. merge
+        let target = &mut block.bytes_mut()[part.within.clone()];
+        match part.bytes {
+            Some(bytes) => target.copy_from_slice(bytes),
+            None => target.fill(0),
+        }
+        // 3. seal
+        let (sealer, compression) = {
+            let state = self.state.borrow();
+            let namespace = state.namespace(id)?;
+            (namespace.sealer.clone(), namespace.entry.compression)
+        };
+        let mut bufs = Vec::with_capacity(1);
+        self.bufs.take(1, &mut bufs).await;
+        let Some(out) = bufs.pop() else { unreachable!("one was taken") };
+        let seal = self.next_seal();
+        let job = EncodeJob {
+            data: Arc::new(block),
+            at: 0,
+            len: BLOCK_BYTES,
+            namespace: id,
+            first: part.lba,
+            seal,
+            compression,
+            sealer,
+            out,
+            urgent: true,
+        };
+        let (out, encoded) = self.codec.encode(job).await;
+        let result = match encoded {
+            Err(error) => Err(error),
+            Ok(encoded) => match self.make_room(Purpose::Write, record_bytes(encoded.stored), 1).await {
+                Err(error) => Err(error),
+                // 4. compare and append, in one step (I8, I12)
+                Ok(()) => self.append_if_unchanged(id, part.lba, seen, |header| {
+                    let body = RecordBody::Fragment { moved: false, codec: encoded.codec, count: 1, mask: 1, seal };
+                    (RecordHeader { body, ..header }, &out[..encoded.stored], encoded.hash)
+                }),
+            },
+        };
+        self.bufs.put(out);
+        result
+    }
+
+    fn append_if_unchanged<'a>(
+        &self,
+        id: NamespaceId,
+        lba: Lba,
+        seen: Entry,
+        record: impl FnOnce(RecordHeader) -> (RecordHeader, &'a [u8], u64),
+    ) -> Result<Option<OpNo>> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        if state.namespace(id)?.directory.get(lba) != seen {
+            return Ok(None);
+        }
+        let begun = self.stamp_batch(state);
+        let blank =
+            RecordHeader { namespace: id, first: lba, op_delta: 0, stored: 0, body: RecordBody::Clear { count: 1 } };
+        let (header, payload, hash) = record(blank);
+        let appended = state.log.append(StreamKind::Host, header, payload, hash);
+        state.set(id, lba, appended.entry, appended.op);
+        state.log.publish(StreamKind::Host);
+        let stored = payload.len() as u64;
+        self.stats.stored.add(stored);
+        state.namespace(id)?.stats.stored.add(stored);
+        drop(guard);
+        if begun {
+            self.batch_begun.notify_all();
+        }
+        Ok(Some(appended.op))
+    }
+
+    /// Whether a full-block write of the range has to wait for a sub-block write.
+    pub(super) fn is_reserved(&self, id: NamespaceId, range: LbaRange) -> bool {
+        let reserved = &self.state.borrow().reserved;
+        !reserved.is_empty() && reserved.range((id, range.start)..(id, range.end())).next().is_some()
+    }
+
+    /// Waits until no sub-block write has precedence in the range.
+    pub(super) async fn wait_unreserved(&self, id: NamespaceId, range: LbaRange) {
+        while self.is_reserved(id, range) {
+            self.released.notified().await;
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Room for the next append: an open batch in an open segment of the stream.
+//!
+//! ```text
+//!   make_room ─► batch has room? ── yes ─► append
+//!                  └ no ─► close it, write it ─► segment has room? ── no ─► seal it, open the next
+//!                              └─► a slot (waits: back-pressure) ─► open a batch ─► look again
+//! ```
+//!
+//! **Invariants.** Space is found before anything is acknowledged: `ENOSPC` comes here. One task at a time opens for a
+//! stream. Host writes leave [`RESERVE_SEGMENTS`] to metadata (I10: metadata is never stopped by data).
+
+use std::rc::Rc;
+
+use super::Core;
+use crate::buf::AlignedBuf;
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::SLOT_BYTES;
+use crate::log::{BatchMemory, OpenSegment, SegmentState, StreamKind};
+use crate::units::SegmentId;
+
+/// Announced segments that host writes may not take.
+pub(super) const RESERVE_SEGMENTS: usize = 4;
+/// Announced segments that discards may not take either: a full pool still takes discards, and checkpoints always fit.
+const RESERVE_FOR_METADATA: usize = 2;
+/// Below so many announced segments the next root is wanted.
+const ANNOUNCED_LOW: usize = 6;
+
+/// Who asks for room: decides the stream, and how much of the reserve may be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A host's data.
+    Write,
+    /// A discard: what makes room again.
+    Clear,
+    /// Leaves and images.
+    Metadata,
+}
+
+impl Purpose {
+    fn stream(self) -> StreamKind {
+        match self {
+            Self::Write | Self::Clear => StreamKind::Host,
+            Self::Metadata => StreamKind::Leaf,
+        }
+    }
+
+    fn reserve(self) -> usize {
+        match self {
+            Self::Write => RESERVE_SEGMENTS,
+            Self::Clear => RESERVE_FOR_METADATA,
+            Self::Metadata => 0,
+        }
+    }
+}
+
+/// Lets the next task open when this one is done, whatever happened.
+struct Opening<'a> {
+    core: &'a Core,
+    kind: StreamKind,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.core.state.borrow_mut().log.stream_mut(self.kind).opening = false;
+        self.core.space.notify_all();
+    }
+}
+
+impl Core {
+    /// Returns when the stream's open batch takes `records` more records of `bytes` in all. The caller appends before
+    /// its next await.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`], or [`ErrorKind::ReadOnly`] when the latch is closed.
+    pub(super) async fn make_room(self: &Rc<Self>, purpose: Purpose, bytes: usize, records: usize) -> Result<()> {
+        let kind = purpose.stream();
+        loop {
+            self.latch.check()?;
+            let opens = {
+                let mut state = self.state.borrow_mut();
+                if state.log.has_room(kind, bytes, records) {
+                    return Ok(());
+                }
+                !std::mem::replace(&mut state.log.stream_mut(kind).opening, true)
+            };
+            if opens {
+                let _opening = Opening { core: self, kind };
+                self.open_batch(purpose, bytes, records).await?;
+            } else {
+                self.space.notified().await;
+            }
+        }
+    }
+
+    async fn open_batch(self: &Rc<Self>, purpose: Purpose, bytes: usize, records: usize) -> Result<()> {
+        let kind = purpose.stream();
+        // 1. what is open is full: on its way
+        self.close_batch(kind);
+        // 2. a segment with room
+        if !self.state.borrow().log.segment_has_room(kind, bytes, records) {
+            self.seal_open_segment(kind);
+            let id = self.next_segment(purpose).await?;
+            let segment = OpenSegment { id, at: 0, summary: Vec::with_capacity(2048) };
+            self.state.borrow_mut().log.stream_mut(kind).segment = Some(segment);
+        }
+        // 3. memory for the batch
+        if self.state.borrow().log.stream(kind).batch.is_some() {
+            return Ok(());
+        }
+        let memory = match kind {
+            StreamKind::Host => BatchMemory::Slot(self.free_slot().await?),
+            StreamKind::Leaf => BatchMemory::Memory(AlignedBuf::zeroed(SLOT_BYTES)),
+        };
+        let now = self.env.now_ns();
+        self.state.borrow_mut().log.open_batch(kind, memory, now);
+        Ok(())
+    }
+
+    async fn free_slot(&self) -> Result<usize> {
+        loop {
+            self.latch.check()?;
+            if let Some(slot) = self.state.borrow_mut().log.take_slot() {
+                return Ok(slot);
+            }
+            self.space.notified().await;
+        }
+    }
+
+    /// A segment to open. When none is announced a root is switched to; when that brings none, space is out.
+    async fn next_segment(self: &Rc<Self>, purpose: Purpose) -> Result<SegmentId> {
+        for attempt in 0..6 {
+            self.latch.check()?;
+            if let Some(id) = self.take_segment(purpose.reserve()) {
+                return Ok(id);
+            }
+            // the leaf stream is written by checkpoints: it lives on the reserve and must not wait for one
+            if purpose == Purpose::Metadata {
+                break;
+            }
+            // boxed: a checkpoint makes room for leaves in its turn
+            Box::pin(self.checkpoint_for_space(attempt)).await?;
+        }
+        self.stats.no_space.add(1);
+        Err(Error::new(ErrorKind::NoSpace, "the pool is full: discard or destroy something, or create a larger pool"))
+    }
+
+    fn take_segment(&self, reserve: usize) -> Option<SegmentId> {
+        let mut state = self.state.borrow_mut();
+        let segments = &mut state.log.segments;
+        if segments.announced_count() <= ANNOUNCED_LOW.max(reserve) {
+            self.checkpoint_wanted.notify_all();
+        }
+        if segments.announced_count() <= reserve {
+            return None;
+        }
+        let id = segments.take_announced()?;
+        debug_assert_eq!(segments.get(id).state, SegmentState::Open);
+        Some(id)
+    }
+}

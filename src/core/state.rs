@@ -1,0 +1,130 @@
+//! All that changes in a core: the log, the namespaces with their maps, what the roots say.
+//!
+//! Borrowed only between awaits. [`State::set`] is the one way to change a map entry; it keeps live counts and the
+//! dirty queue in step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::stats::NamespaceStats;
+use crate::codec::Sealer;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Entry;
+use crate::format::namespaces::{NamespaceEntry, NamespaceTable};
+use crate::format::root::{LeafImage, Lifetime, WindowSession};
+use crate::log::Log;
+use crate::map::{Directory, DirtyQueue, Leaf};
+use crate::units::{Generation, Lba, NamespaceId, OpNo, SegmentId};
+
+/// A namespace while its pool is open.
+pub struct Namespace {
+    /// As the table has it.
+    pub entry: NamespaceEntry,
+    /// Its map.
+    pub directory: Directory,
+    /// Its key at work.
+    pub sealer: Arc<Sealer>,
+    /// Size in bytes, shared with front ends.
+    pub size: Arc<AtomicU64>,
+    /// Its last acknowledged operation: what FLUSH waits for.
+    pub last_op: OpNo,
+    /// Counters.
+    pub stats: Rc<NamespaceStats>,
+}
+
+/// What the roots say and what the next one will.
+#[derive(Default)]
+pub struct RootState {
+    /// Number of the durable root.
+    pub sequence: u64,
+    /// Replay start of the durable root.
+    pub replay_start: OpNo,
+    /// Boot id of this serve.
+    pub boot: [u8; 16],
+    /// Lifetime counters when this session began.
+    pub lifetime: Lifetime,
+    /// Root number that first named the full image; 0 for none.
+    pub image: u64,
+    /// Bytes of the directory in it.
+    pub image_directory_bytes: u64,
+    /// Its parts.
+    pub image_parts: Vec<Entry>,
+    /// Older sessions still in the replay window, oldest first.
+    pub sessions: Vec<WindowSession>,
+    /// Leaf images changed since the full image.
+    pub directory: BTreeMap<(NamespaceId, u32), LeafImage>,
+    /// Generations changed since the full image.
+    pub segments: BTreeMap<SegmentId, Generation>,
+    /// Segments of images that the next durable root no longer names.
+    pub release: Vec<SegmentId>,
+}
+
+/// All that changes.
+pub struct State {
+    /// The log.
+    pub log: Log,
+    /// The namespaces.
+    pub namespaces: BTreeMap<NamespaceId, Namespace>,
+    /// Dirty leaves.
+    pub dirty: DirtyQueue,
+    /// Roots.
+    pub root: RootState,
+    /// The namespace table as it is on media.
+    pub table: NamespaceTable,
+    /// Leaves being read.
+    pub loading: BTreeSet<(NamespaceId, u32)>,
+    /// Blocks that a sub-block write holds.
+    pub latched: BTreeSet<(NamespaceId, Lba)>,
+    /// Blocks that full-block writes wait for, for the sake of a sub-block write.
+    pub reserved: BTreeSet<(NamespaceId, Lba)>,
+}
+
+impl State {
+    /// A namespace.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when it is not there (any more).
+    pub fn namespace(&self, id: NamespaceId) -> Result<&Namespace> {
+        self.namespaces.get(&id).ok_or_else(|| gone(id))
+    }
+
+    /// Changes one map entry, for operation `op` that was appended in the same step (I12).
+    pub fn set(&mut self, id: NamespaceId, lba: Lba, entry: Entry, op: OpNo) {
+        let Some(namespace) = self.namespaces.get_mut(&id) else { return };
+        let (old, became_dirty) = namespace.directory.set(lba, entry, op);
+        if became_dirty {
+            self.dirty.push(id, crate::map::leaf_of(lba), op);
+        }
+        self.dirty.count_changes(1);
+        if let Some(segment) = entry.segment() {
+            self.log.segments.add_live(segment);
+        }
+        if let Some(segment) = old.segment() {
+            self.log.segments.drop_live(segment, op);
+        }
+    }
+
+    /// A leaf came from media: it is known from now on, and what it points to is live.
+    pub fn install_leaf(&mut self, id: NamespaceId, leaf: u32, loaded: Leaf) {
+        let Some(slot) = self.namespaces.get_mut(&id).and_then(|n| n.directory.slot_mut(leaf)) else { return };
+        if slot.leaf.is_none() {
+            for segment in loaded.entries.iter().filter_map(|e| e.segment()) {
+                self.log.segments.add_live(segment);
+            }
+            slot.leaf = Some(loaded);
+        }
+    }
+
+    /// The replay start that a root built now may name: every record up to it is in a leaf image.
+    #[must_use]
+    pub fn replay_start(&self) -> OpNo {
+        self.dirty.oldest().map_or(self.log.last_op(), |oldest| OpNo(oldest.since.0 - 1))
+    }
+}
+
+/// The error for a namespace that is not there.
+pub(super) fn gone(id: NamespaceId) -> Error {
+    Error::new(ErrorKind::NotFound, format!("namespace {id} is gone"))
+}

@@ -1,0 +1,60 @@
+//! Counters of a core: what the host asked, what was stored, what went wrong.
+
+use std::cell::Cell;
+
+/// A counter.
+#[derive(Debug, Default)]
+pub struct Counter(Cell<u64>);
+
+impl Counter {
+    /// Adds.
+    pub fn add(&self, by: u64) {
+        self.0.set(self.0.get() + by);
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// Counters of the pool since it was opened.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Bytes written by the host.
+    pub host_written: Counter,
+    /// Bytes read by the host.
+    pub host_read: Counter,
+    /// Bytes discarded by the host.
+    pub host_discarded: Counter,
+    /// Payload bytes stored for them.
+    pub stored: Counter,
+    /// Header bytes and padding of records.
+    pub overhead: Counter,
+    /// Bytes of batches padded to blocks.
+    pub padding: Counter,
+    /// FLUSH requests.
+    pub flushes: Counter,
+    /// Fragments that did not verify.
+    pub corrupt: Counter,
+    /// Leaves written back.
+    pub leaves_written: Counter,
+    /// Roots switched to.
+    pub roots: Counter,
+    /// Writes refused for want of space.
+    pub no_space: Counter,
+}
+
+/// Counters of a namespace since the pool was opened.
+#[derive(Debug, Default)]
+pub struct NamespaceStats {
+    /// Bytes written.
+    pub written: Counter,
+    /// Bytes read.
+    pub read: Counter,
+    /// Bytes discarded or zeroed.
+    pub discarded: Counter,
+    /// Payload bytes stored.
+    pub stored: Counter,
+}

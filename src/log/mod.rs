@@ -1,0 +1,283 @@
+//! The log: records appended to batches, batches written to segments.
+//!
+//! ```text
+//!   append ─► open batch (a staging slot, or memory) ─► closed ─► written ─► durable
+//!                 └─ segment: free ─► announced ─► open ─► sealed ─► (emptied) ─► free
+//! ```
+//!
+//! Everything here is synchronous state, changed in await-free steps by the core (I12); the core does the I/O.
+//!
+//! **Invariants.** Operation numbers are consecutive over all streams. A batch's blocks are never changed after it is
+//! closed. A segment becomes free only under rule 6.3 ([`segments::SegmentTable::reusable`], I2).
+//!
+//! **Failure.** Nothing here fails but for want of space, which the core turns into waiting or `ENOSPC`.
+//!
+//! **Not here:** payloads' meaning, keys, the map.
+
+mod batches;
+pub mod segments;
+mod stream;
+
+pub use batches::{Batch, BatchId, BatchMemory, BatchState, Batches};
+pub use segments::{SegmentInfo, SegmentState, SegmentTable};
+pub use stream::{OpenSegment, Stream, StreamKind};
+
+use crate::format::batch::{BATCH_HEADER_BYTES, BatchHeader};
+use crate::format::record::{Place, RECORD_HEADER_BYTES, RecordBody, RecordHeader, sectors_of};
+use crate::format::slot::Prelude;
+use crate::format::summary::{Change, SummaryEntry};
+use crate::format::{Codec, Entry, Location, State, Tier};
+use crate::limits::{BLOCK_SIZE, GRANULE, SLOT_BYTES};
+use crate::staging::Region;
+use crate::units::{Granule, OpNo, PoolId, SegmentId, SessionId};
+
+/// Where a record went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Its operation number.
+    pub op: OpNo,
+    /// Its segment.
+    pub segment: SegmentId,
+    /// The map entry of its first block (fragments), or its location (leaves and images).
+    pub entry: Entry,
+}
+
+/// The log of one tier, as far as memory knows it.
+pub struct Log {
+    /// The pool.
+    pub pool: PoolId,
+    /// This daemon's tenure.
+    pub session: SessionId,
+    /// Bytes of a segment.
+    pub segment_bytes: u32,
+    /// The number that the next record gets.
+    pub next_op: OpNo,
+    /// All segments.
+    pub segments: SegmentTable,
+    /// Batches that are not yet durable.
+    pub batches: Batches,
+    streams: [Stream; StreamKind::COUNT],
+    region: Region,
+    free_slots: Vec<usize>,
+}
+
+impl Log {
+    /// A log that continues after `last_op`.
+    #[must_use]
+    pub fn new(
+        pool: PoolId,
+        session: SessionId,
+        segment_bytes: u32,
+        last_op: OpNo,
+        segments: SegmentTable,
+        region: Region,
+    ) -> Self {
+        let free_slots = (0..crate::limits::SLOT_COUNT).rev().collect();
+        let batches = Batches::default();
+        let streams = std::array::from_fn(|_| Stream::default());
+        Self { pool, session, segment_bytes, next_op: last_op.next(), segments, batches, streams, region, free_slots }
+    }
+
+    /// The last number given out.
+    #[must_use]
+    pub fn last_op(&self) -> OpNo {
+        OpNo(self.next_op.0 - 1)
+    }
+
+    /// All streams are durable up to this number.
+    #[must_use]
+    pub fn settled(&self) -> OpNo {
+        self.batches.first_unsettled().map_or(self.last_op(), |op| OpNo(op.0 - 1))
+    }
+
+    /// A stream.
+    #[must_use]
+    pub fn stream(&self, kind: StreamKind) -> &Stream {
+        &self.streams[kind as usize]
+    }
+
+    /// A stream, to be changed.
+    pub fn stream_mut(&mut self, kind: StreamKind) -> &mut Stream {
+        &mut self.streams[kind as usize]
+    }
+
+    /// A place in a segment of this log.
+    #[must_use]
+    pub fn place(&self, segment: SegmentId, granule: Granule) -> Place {
+        let generation = self.segments.get(segment).generation;
+        Place { pool: self.pool, tier: Tier::Ssd, segment, generation, granule }
+    }
+
+    /// Whether the open batch of the stream takes `records` more records of `bytes` in all.
+    #[must_use]
+    pub fn has_room(&self, kind: StreamKind, bytes: usize, records: usize) -> bool {
+        let stream = self.stream(kind);
+        let (Some(id), Some(open)) = (stream.batch, &stream.segment) else { return false };
+        let batch = self.batches.get(id);
+        let deltas = self.next_op.0 + records as u64 - batch.first_op.map_or(self.next_op.0, |op| op.0);
+        batch.length + bytes <= SLOT_BYTES
+            && deltas <= u64::from(u16::MAX)
+            && open.fits(self.segment_bytes, open.at as usize + batch.length + bytes, records)
+    }
+
+    /// Whether the stream's segment has room for a new batch with `records` records of `bytes` in all.
+    #[must_use]
+    pub fn segment_has_room(&self, kind: StreamKind, bytes: usize, records: usize) -> bool {
+        let open = self.stream(kind).segment.as_ref();
+        open.is_some_and(|open| open.fits(self.segment_bytes, open.at as usize + BATCH_HEADER_BYTES + bytes, records))
+    }
+
+    /// A slot nobody uses.
+    pub fn take_slot(&mut self) -> Option<usize> {
+        self.free_slots.pop()
+    }
+
+    /// Opens a batch in the stream's open segment.
+    pub fn open_batch(&mut self, kind: StreamKind, memory: BatchMemory, now_ns: u64) {
+        let Some(open) = &self.stream(kind).segment else { unreachable!("a batch is opened in an open segment") };
+        let place = self.place(open.id, Granule(open.at / GRANULE));
+        let id = self.batches.insert(kind, place, memory, now_ns);
+        self.stream_mut(kind).batch = Some(id);
+    }
+
+    /// Appends a record to the stream's open batch, which has room for it ([`Log::has_room`]). Await-free; the caller
+    /// changes the map in the same step (I12). `hash` is the hash of `payload`; the header's `op_delta` is set here.
+    pub fn append(&mut self, kind: StreamKind, mut header: RecordHeader, payload: &[u8], hash: u64) -> Appended {
+        let Some(id) = self.stream(kind).batch else { unreachable!("room was made before the append") };
+        let op = self.next_op;
+        self.next_op = op.next();
+        let batch = self.batches.get_mut(id);
+        let first_op = *batch.first_op.get_or_insert(op);
+        header.op_delta = u16::try_from(op.0 - first_op.0).expect("has_room bounds the delta");
+        header.stored = u16::try_from(payload.len()).expect("payloads are bounded");
+        let place =
+            batch.place.at(Granule(batch.place.granule.0 + u32::try_from(batch.length).expect("< 512 KiB") / GRANULE));
+        let encoded = header.encode(hash, &place);
+        let at = batch.length;
+        if batch.count == 0 {
+            let prelude = Prelude {
+                segment: batch.place.segment,
+                generation: batch.place.generation,
+                granule: batch.place.granule,
+                first_op,
+            };
+            batch.memory.store_prelude(&self.region, &prelude.encode(&batch.place, self.session));
+        }
+        let end = at + header.record_bytes();
+        batch.memory.store(&self.region, at, &encoded);
+        batch.memory.store(&self.region, at + RECORD_HEADER_BYTES, payload);
+        batch.memory.zero(&self.region, at + RECORD_HEADER_BYTES + payload.len(), end);
+        batch.length = end;
+        batch.checks = batch.checks.wrapping_add(RecordHeader::check_of(&encoded));
+        batch.count += 1;
+        batch.last_op = op;
+        let appended = Appended { op, segment: place.segment, entry: entry_of(&header, &place) };
+        self.note(kind, &header, &place, appended);
+        appended
+    }
+
+    /// Keeps what the summary and rule 6.3 need of a record.
+    fn note(&mut self, kind: StreamKind, header: &RecordHeader, place: &Place, appended: Appended) {
+        let info = self.segments.get_mut(place.segment);
+        info.top_op = appended.op;
+        if matches!(header.body, RecordBody::Clear { .. }) {
+            info.clear_op = appended.op;
+        }
+        if let Some(open) = &mut self.stream_mut(kind).segment {
+            open.summary.push(summary_entry(header, place, appended.op));
+        }
+    }
+
+    /// Makes what was appended visible to whoever adopts the slot: before the acknowledgement.
+    pub fn publish(&mut self, kind: StreamKind) {
+        if let Some(id) = self.stream(kind).batch {
+            let batch = self.batches.get(id);
+            if let BatchMemory::Slot(slot) = batch.memory {
+                self.region.publish(slot, batch.length);
+            }
+        }
+    }
+
+    /// Closes the stream's open batch: header, padding, nothing changes in it from here on. Returns it, if there was one
+    /// with records in it.
+    pub fn close_batch(&mut self, kind: StreamKind) -> Option<BatchId> {
+        let id = self.stream(kind).batch?;
+        let settled = self.settled();
+        let batch = self.batches.get_mut(id);
+        let first_op = batch.first_op?;
+        let length = u32::try_from(batch.length).expect("< 512 KiB");
+        let header = BatchHeader {
+            length,
+            count: batch.count,
+            session: self.session,
+            first_op,
+            last_op: batch.last_op,
+            settled,
+            checks: batch.checks,
+        };
+        let padded = length.next_multiple_of(BLOCK_SIZE);
+        batch.memory.store(&self.region, 0, &header.encode(&batch.place));
+        batch.memory.zero(&self.region, length as usize, padded as usize);
+        batch.state = BatchState::Closed;
+        batch.padded = padded as usize;
+        let stream = self.stream_mut(kind);
+        stream.batch = None;
+        if let Some(open) = &mut stream.segment {
+            open.at += padded;
+        }
+        Some(id)
+    }
+
+    /// Forgets the stream's open batch, which has no records.
+    pub fn abandon_batch(&mut self, kind: StreamKind) {
+        let Some(id) = self.stream_mut(kind).batch.take() else { return };
+        let batch = self.batches.remove(id);
+        assert_eq!(batch.count, 0, "a batch with records is closed, not abandoned");
+        if let BatchMemory::Slot(slot) = batch.memory {
+            self.free_slots.push(slot);
+        }
+    }
+
+    /// A batch's write completed: its slot is free, its blocks wait for a flush.
+    pub fn batch_written(&mut self, id: BatchId) {
+        let batch = self.batches.get_mut(id);
+        batch.state = BatchState::Written;
+        if let BatchMemory::Slot(slot) = std::mem::replace(&mut batch.memory, BatchMemory::Gone) {
+            self.region.publish(slot, 0);
+            self.free_slots.push(slot);
+        }
+    }
+
+    /// The staging memory.
+    #[must_use]
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+}
+
+/// The map entry of a record's first block, or the location of a leaf or image part.
+fn entry_of(header: &RecordHeader, place: &Place) -> Entry {
+    let (state, check) = match header.body {
+        RecordBody::Fragment { codec: Codec::Zero, seal, .. } => (State::Zero(place.tier), seal.check()),
+        RecordBody::Fragment { seal, .. } => (State::Data(place.tier), seal.check()),
+        RecordBody::Clear { .. } => return Entry::HOLE,
+        RecordBody::Leaf { .. } | RecordBody::Image { .. } => (State::Data(place.tier), 0),
+    };
+    let bytes = RECORD_HEADER_BYTES + usize::from(header.stored);
+    // an image part is longer than the field: its length comes from its header (it is read whole)
+    let sectors = sectors_of(place.granule, bytes).min(127);
+    Entry::new(&Location { state, segment: place.segment, granule: place.granule, sectors, index: 0, check })
+}
+
+/// A record as the summary tells it: when it is appended, and when recovery finds it.
+#[must_use]
+pub fn summary_entry(header: &RecordHeader, place: &Place, op: OpNo) -> SummaryEntry {
+    let change = match header.body {
+        RecordBody::Fragment { moved, mask, .. } => Change::Fragment { moved, entry: entry_of(header, place), mask },
+        RecordBody::Clear { count } => Change::Clear { count },
+        RecordBody::Leaf { .. } | RecordBody::Image { .. } => {
+            Change::Other { kind: header.kind(), granule: place.granule }
+        }
+    };
+    SummaryEntry { op, namespace: header.namespace, first: header.first, change }
+}

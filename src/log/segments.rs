@@ -1,0 +1,293 @@
+//! The segments of a tier: generation, state, and what rule 6.3 asks before one is reused (I2).
+
+use std::collections::VecDeque;
+
+use crate::units::{Generation, OpNo, SegmentId};
+
+/// Life of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentState {
+    /// Nothing of it is needed; not announced.
+    Free,
+    /// A root that names it for use is being written.
+    Announcing,
+    /// A durable root names it for use.
+    Announced,
+    /// A stream appends to it.
+    Open,
+    /// Full or left behind; its summary is being written.
+    Sealing,
+    /// Full or left behind.
+    Sealed,
+}
+
+/// How far a summary is on its way. It is written after all batches of its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SummaryState {
+    /// None yet.
+    None,
+    /// Written.
+    Written,
+    /// A flush that covers it is under way.
+    Flushing,
+    /// Durable, and everything in the segment with it.
+    Durable,
+}
+
+/// What is known of a segment.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentInfo {
+    /// How often it was opened (or announced).
+    pub generation: Generation,
+    /// Where in its life it is.
+    pub state: SegmentState,
+    /// How far its summary is: believed by recovery only when durable.
+    pub summary: SummaryState,
+    /// Map entries (host segments) or directory entries and image parts (leaf segments) that point to it.
+    pub live: u32,
+    /// Number of the operation that took its last live entry.
+    pub emptied_op: OpNo,
+    /// Highest number in it.
+    pub top_op: OpNo,
+    /// Highest CLEAR in it; 0 when there is none.
+    pub clear_op: OpNo,
+    /// Reads under way.
+    pub pins: u32,
+}
+
+/// All segments of a tier.
+pub struct SegmentTable {
+    infos: Vec<SegmentInfo>,
+    free: VecDeque<SegmentId>,
+    announced: VecDeque<SegmentId>,
+    /// Opened, and not yet wholly below the replay start: what roots list for recovery.
+    window: Vec<SegmentId>,
+    /// Sealed and without live entries, perhaps reusable.
+    empty: Vec<SegmentId>,
+    usage_known: bool,
+}
+
+impl SegmentTable {
+    /// Segments with these generations: those never opened are free, what the others hold is not known until
+    /// [`SegmentTable::usage_counted`]. Those not in the replay window hold nothing above `replay_start`.
+    #[must_use]
+    pub fn new(generations: Vec<Generation>, replay_start: OpNo) -> Self {
+        let info = |generation: Generation| SegmentInfo {
+            generation,
+            state: if generation.0 == 0 { SegmentState::Free } else { SegmentState::Sealed },
+            summary: SummaryState::None,
+            live: 0,
+            emptied_op: OpNo(0),
+            top_op: replay_start,
+            clear_op: replay_start,
+            pins: 0,
+        };
+        let infos: Vec<_> = generations.into_iter().map(info).collect();
+        let never = infos.iter().enumerate().filter(|(_, info)| info.state == SegmentState::Free);
+        let free = never.map(|(index, _)| SegmentId(u32::try_from(index).unwrap_or(u32::MAX))).collect();
+        Self { infos, free, announced: VecDeque::new(), window: Vec::new(), empty: Vec::new(), usage_known: false }
+    }
+
+    /// One segment.
+    #[must_use]
+    pub fn get(&self, id: SegmentId) -> &SegmentInfo {
+        &self.infos[id.0 as usize]
+    }
+
+    /// One segment, to be changed.
+    pub fn get_mut(&mut self, id: SegmentId) -> &mut SegmentInfo {
+        &mut self.infos[id.0 as usize]
+    }
+
+    /// Whether a segment number is one of this tier's.
+    #[must_use]
+    pub fn contains(&self, id: SegmentId) -> bool {
+        (id.0 as usize) < self.infos.len()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.infos.len()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (SegmentId, &SegmentInfo)> {
+        self.infos.iter().enumerate().map(|(i, info)| (SegmentId(u32::try_from(i).unwrap_or(u32::MAX)), info))
+    }
+
+    /// Whether live counts are complete (after an unclean stop they are counted in the background).
+    #[must_use]
+    pub fn usage_known(&self) -> bool {
+        self.usage_known
+    }
+
+    /// Live counts are complete: what is empty may be freed. All that emptied it has a number of at most `now`.
+    pub fn usage_counted(&mut self, now: OpNo) {
+        self.usage_known = true;
+        for (index, info) in self.infos.iter_mut().enumerate() {
+            if info.live == 0 && info.state == SegmentState::Sealed {
+                info.emptied_op = info.emptied_op.max(now);
+                self.empty.push(SegmentId(u32::try_from(index).unwrap_or(u32::MAX)));
+            }
+        }
+    }
+
+    /// An entry points to the segment from now on.
+    pub fn add_live(&mut self, id: SegmentId) {
+        if let Some(info) = self.infos.get_mut(id.0 as usize) {
+            info.live += 1;
+        }
+    }
+
+    /// An entry no longer points to the segment, by operation `op`.
+    pub fn drop_live(&mut self, id: SegmentId, op: OpNo) {
+        if let Some(info) = self.infos.get_mut(id.0 as usize) {
+            debug_assert!(info.live > 0, "segment {id} has no live entries to drop");
+            info.live = info.live.saturating_sub(1);
+            info.emptied_op = info.emptied_op.max(op);
+            if info.live == 0 && info.state == SegmentState::Sealed && self.usage_known {
+                self.empty.push(id);
+            }
+        }
+    }
+
+    /// Nothing is appended to the segment any more.
+    pub fn seal(&mut self, id: SegmentId) {
+        let info = self.get_mut(id);
+        info.state = SegmentState::Sealed;
+        if info.live == 0 && self.usage_known {
+            self.empty.push(id);
+        }
+    }
+
+    /// A segment that recovery found in the replay window, with its generation and the highest record and CLEAR in it
+    /// (0 for none).
+    pub fn recovered(&mut self, id: SegmentId, generation: Generation, top_op: OpNo, clear_op: OpNo) {
+        self.window.push(id);
+        let info = self.get_mut(id);
+        (info.generation, info.top_op, info.clear_op) = (generation, top_op, clear_op);
+    }
+
+    /// A segment that the root announces and that nothing was appended to: it may be opened as it is.
+    pub fn recovered_announced(&mut self, id: SegmentId, generation: Generation) {
+        self.free.retain(|free| *free != id);
+        let info = self.get_mut(id);
+        (info.generation, info.state) = (generation, SegmentState::Announced);
+        (info.top_op, info.clear_op) = (OpNo(0), OpNo(0));
+        self.announced.push_back(id);
+    }
+
+    /// A stream appends behind what recovery accepted of this segment.
+    pub fn reopen(&mut self, id: SegmentId) {
+        self.get_mut(id).state = SegmentState::Open;
+    }
+
+    /// The segments that a root with this replay start must list.
+    pub fn window(&mut self, replay_start: OpNo) -> &[SegmentId] {
+        let infos = &self.infos;
+        self.window.retain(|id| {
+            let info = &infos[id.0 as usize];
+            let needed = info.state != SegmentState::Sealed || info.top_op > replay_start;
+            needed && !matches!(info.state, SegmentState::Free | SegmentState::Announcing | SegmentState::Announced)
+        });
+        &self.window
+    }
+
+    /// A device flush begins: it covers the summaries written so far.
+    pub fn start_flush(&mut self) {
+        self.each_summary(SummaryState::Written, SummaryState::Flushing);
+    }
+
+    /// The flush ended.
+    pub fn end_flush(&mut self, ok: bool) {
+        self.each_summary(SummaryState::Flushing, if ok { SummaryState::Durable } else { SummaryState::None });
+    }
+
+    fn each_summary(&mut self, from: SummaryState, to: SummaryState) {
+        for id in &self.window {
+            let info = &mut self.infos[id.0 as usize];
+            if info.summary == from {
+                info.summary = to;
+            }
+        }
+    }
+
+    /// Rule 6.3, but for the announcement: may this segment's content go? `settled` is what all streams are durable up
+    /// to, `replay_start` that of the durable root.
+    #[must_use]
+    pub fn reusable(&self, id: SegmentId, settled: OpNo, replay_start: OpNo) -> bool {
+        let info = self.get(id);
+        self.usage_known
+            && info.state == SegmentState::Sealed
+            && info.live == 0
+            && info.pins == 0
+            && info.emptied_op <= settled
+            && info.top_op <= settled
+            && info.clear_op <= replay_start
+    }
+
+    /// Frees every segment that rule 6.3 lets go. Returns how many empty ones have to wait for a flush or a root.
+    pub fn reclaim(&mut self, settled: OpNo, replay_start: OpNo) -> usize {
+        let candidates = std::mem::take(&mut self.empty);
+        for id in candidates {
+            if self.reusable(id, settled, replay_start) {
+                self.get_mut(id).state = SegmentState::Free;
+                self.free.push_back(id);
+            } else if self.get(id).live == 0 && self.get(id).state == SegmentState::Sealed {
+                self.empty.push(id);
+            }
+        }
+        self.empty.sort_unstable();
+        self.empty.dedup();
+        self.empty.len()
+    }
+
+    /// Takes up to `count` free segments to be announced by the next root, each with its next generation.
+    pub fn announce(&mut self, count: usize) -> Vec<SegmentId> {
+        let count = count.min(self.free.len());
+        let ids: Vec<_> = self.free.drain(..count).collect();
+        for id in &ids {
+            let info = self.get_mut(*id);
+            info.state = SegmentState::Announcing;
+            info.generation = Generation(info.generation.0 + 1);
+            (info.emptied_op, info.top_op, info.clear_op) = (OpNo(0), OpNo(0), OpNo(0));
+            info.summary = SummaryState::None;
+        }
+        ids
+    }
+
+    /// A chosen segment is not announced after all. Its generation stays used up.
+    pub fn withdraw(&mut self, id: SegmentId) {
+        self.get_mut(id).state = SegmentState::Free;
+        self.free.push_back(id);
+    }
+
+    /// The root that announces these is durable.
+    pub fn announced(&mut self, ids: &[SegmentId]) {
+        for id in ids {
+            self.get_mut(*id).state = SegmentState::Announced;
+            self.announced.push_back(*id);
+        }
+    }
+
+    /// A segment that may be opened now.
+    pub fn take_announced(&mut self) -> Option<SegmentId> {
+        let id = self.announced.pop_front()?;
+        self.get_mut(id).state = SegmentState::Open;
+        self.window.push(id);
+        Some(id)
+    }
+
+    /// Segments that may be opened now.
+    #[must_use]
+    pub fn announced_count(&self) -> usize {
+        self.announced.len()
+    }
+
+    /// Segments free but not announced.
+    #[must_use]
+    pub fn free_count(&self) -> usize {
+        self.free.len()
+    }
+}

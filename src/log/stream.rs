@@ -1,0 +1,54 @@
+//! Streams: segments open in parallel, so that what dies together lies together.
+
+use super::batches::BatchId;
+use crate::format::summary::{SummaryEntry, summary_bytes};
+use crate::limits::BLOCK_SIZE;
+use crate::units::SegmentId;
+
+/// What a stream carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StreamKind {
+    /// Writes and discards of the host; staged in shared memory.
+    Host = 0,
+    /// Leaf images and images of directory and segment table; staged in ordinary memory.
+    Leaf = 1,
+}
+
+impl StreamKind {
+    /// How many there are.
+    pub const COUNT: usize = 2;
+    /// All of them.
+    pub const ALL: [Self; Self::COUNT] = [Self::Host, Self::Leaf];
+}
+
+/// The segment that a stream appends to.
+#[derive(Debug)]
+pub struct OpenSegment {
+    /// Which.
+    pub id: SegmentId,
+    /// Where the next batch goes, in bytes, a multiple of 4096.
+    pub at: u32,
+    /// Its records so far.
+    pub summary: Vec<SummaryEntry>,
+}
+
+impl OpenSegment {
+    /// Whether batches up to byte `end`, with `records` more records, leave room for the summary.
+    #[must_use]
+    pub fn fits(&self, segment_bytes: u32, end: usize, records: usize) -> bool {
+        let block = BLOCK_SIZE as usize;
+        let summary = summary_bytes(self.summary.len() + records).next_multiple_of(block);
+        end.next_multiple_of(block) + summary <= segment_bytes as usize
+    }
+}
+
+/// A stream's open segment and batch.
+#[derive(Debug, Default)]
+pub struct Stream {
+    /// The segment it appends to.
+    pub segment: Option<OpenSegment>,
+    /// Its open batch, in that segment.
+    pub batch: Option<BatchId>,
+    /// Somebody is making room: others wait.
+    pub opening: bool,
+}

@@ -1,0 +1,141 @@
+//! Superblock and namespace table: two copies each, the newer valid one counts, a damaged one is rewritten.
+
+use crate::buf::AlignedBuf;
+use crate::env::reactor::IoBuf;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::{COPIES, Layout, NAMESPACE_TABLE_BYTES};
+use crate::format::namespaces::NamespaceTable;
+use crate::format::root::Root;
+use crate::format::superblock::{SUPERBLOCK_BYTES, Superblock};
+use crate::media::Media;
+use crate::units::PoolId;
+
+/// What can be told of a pool without its key.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The superblock.
+    pub superblock: Superblock,
+    /// The namespace table.
+    pub namespaces: NamespaceTable,
+    /// The newest root.
+    pub root: Root,
+}
+
+/// Reads superblock, namespaces and root without changing anything.
+///
+/// # Errors
+/// No pool, another version, or damage in both copies.
+pub async fn inspect(media: &Media) -> Result<Inspection> {
+    let (superblock, _) = read_superblock(media).await?;
+    let layout = layout_of(&superblock);
+    let (namespaces, _) = read_table(media, &layout, superblock.pool).await?;
+    let root = crate::recovery::newest_root(media, &layout, superblock.pool).await?;
+    Ok(Inspection { superblock, namespaces, root })
+}
+
+/// The places of a pool's parts.
+pub(super) fn layout_of(superblock: &Superblock) -> Layout {
+    Layout { pool_bytes: superblock.pool_bytes, segment_bytes: superblock.segment_bytes }
+}
+
+/// The superblock, and whether both copies hold it.
+pub(super) async fn read_superblock(media: &Media) -> Result<(Superblock, bool)> {
+    let size = media.size() / SUPERBLOCK_BYTES as u64 * SUPERBLOCK_BYTES as u64;
+    if size < 2 * SUPERBLOCK_BYTES as u64 {
+        return Err(Error::new(ErrorKind::NotFound, "this is no Plica pool: it is too small to be one"));
+    }
+    let first = read_copy(media, 0).await;
+    // the second copy ends with the pool, which may be smaller than the medium
+    let end = first.as_ref().map_or(size, |s| s.pool_bytes.min(size));
+    let second = read_copy(media, end - SUPERBLOCK_BYTES as u64).await;
+    let superblock = match (first, second) {
+        (Ok(a), Ok(b)) if a == b => return finish(media, a, true),
+        (Ok(a), Ok(b)) => {
+            if a.sequence >= b.sequence {
+                a
+            } else {
+                b
+            }
+        }
+        (Ok(a), Err(_)) => a,
+        (Err(error), Ok(b)) => {
+            tracing::warn!("the first superblock is damaged ({error}); the second is used");
+            b
+        }
+        (Err(a), Err(b)) if a.kind() == ErrorKind::NotFound && b.kind() == ErrorKind::NotFound => {
+            return Err(Error::new(ErrorKind::NotFound, "this is no Plica pool: there is no superblock"));
+        }
+        (Err(a), Err(b)) => {
+            let error = if a.kind() == ErrorKind::NotFound { b } else { a };
+            return Err(error.within("both superblocks are unusable, the pool cannot be opened"));
+        }
+    };
+    finish(media, superblock, false)
+}
+
+fn finish(media: &Media, superblock: Superblock, both: bool) -> Result<(Superblock, bool)> {
+    if superblock.pool_bytes > media.size() {
+        let (has, size) = (media.size(), superblock.pool_bytes);
+        let text = format!("the pool has been truncated: it had {size} bytes, the medium has {has}");
+        return Err(Error::new(ErrorKind::Corrupt, text));
+    }
+    Ok((superblock, both))
+}
+
+async fn read_copy(media: &Media, offset: u64) -> Result<Superblock> {
+    let (buf, result) = media.read(offset, AlignedBuf::zeroed(SUPERBLOCK_BYTES), SUPERBLOCK_BYTES).await;
+    result.and_then(|()| Superblock::decode(&buf))
+}
+
+/// The namespace table, and whether both copies hold it.
+pub(super) async fn read_table(media: &Media, layout: &Layout, pool: PoolId) -> Result<(NamespaceTable, bool)> {
+    let mut copies = Vec::with_capacity(COPIES);
+    for copy in 0..COPIES {
+        let buf = AlignedBuf::zeroed(NAMESPACE_TABLE_BYTES);
+        let (buf, result) = media.read(layout.namespace_table(copy), buf, NAMESPACE_TABLE_BYTES).await;
+        copies.push(result.and_then(|()| NamespaceTable::decode(&buf, pool)));
+    }
+    match (copies.pop(), copies.pop()) {
+        (Some(Ok(b)), Some(Ok(a))) if a == b => Ok((a, true)),
+        (Some(Ok(b)), Some(Ok(a))) => Ok((if a.sequence >= b.sequence { a } else { b }, false)),
+        (Some(Err(error)), Some(Ok(table))) | (Some(Ok(table)), Some(Err(error))) => {
+            tracing::warn!("a copy of the namespace table is damaged ({error}); the other is used");
+            Ok((table, false))
+        }
+        (_, Some(Err(error))) => Err(error.within("both namespace tables are damaged, the pool cannot be opened")),
+        _ => unreachable!("there are two copies"),
+    }
+}
+
+/// Writes both copies of the table, one durable before the other is touched.
+///
+/// # Errors
+/// The table is full, or the medium failed.
+pub(super) async fn write_table(media: &Media, layout: &Layout, table: &NamespaceTable) -> Result<()> {
+    let mut buf = AlignedBuf::zeroed(NAMESPACE_TABLE_BYTES);
+    table.encode(&mut buf)?;
+    let mut buf = IoBuf::Owned(buf);
+    for copy in 0..COPIES {
+        let (returned, result) = media.write(layout.namespace_table(copy), buf, NAMESPACE_TABLE_BYTES).await;
+        result?;
+        buf = returned;
+        media.flush().await?;
+    }
+    Ok(())
+}
+
+/// Writes both copies of the superblock, one durable before the other is touched.
+///
+/// # Errors
+/// The medium failed.
+pub(super) async fn write_superblock(media: &Media, superblock: &Superblock) -> Result<()> {
+    let layout = layout_of(superblock);
+    let mut buf = IoBuf::Owned(AlignedBuf::copied(&superblock.encode()));
+    for copy in (0..COPIES).rev() {
+        let (returned, result) = media.write(layout.superblock(copy), buf, SUPERBLOCK_BYTES).await;
+        result?;
+        buf = returned;
+        media.flush().await?;
+    }
+    Ok(())
+}

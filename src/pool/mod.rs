@@ -1,0 +1,21 @@
+//! A pool: what exists before a core runs, and how it is created, opened, changed and stopped.
+//!
+//! ```text
+//!   create: superblock ×2, namespace table ×2, first root ×2
+//!   open:   superblock ─► key ─► namespaces ─► root ─► adopt ─► replay ─► new session's root ─► Pool
+//! ```
+//!
+//! **Invariants.** Namespaces and wrapped keys are only in the table, both copies of which are written and flushed in
+//! turn (crypto-erase). **Failure:** one damaged copy of anything is repaired from the other and said; both are refused.
+
+mod copies;
+mod create;
+mod namespaces;
+mod open;
+mod status;
+
+pub use copies::{Inspection, inspect};
+pub use create::{CreateOptions, create};
+pub use namespaces::NamespaceSpec;
+pub use open::{OpenOptions, Pool};
+pub use status::{NamespaceStatus, PoolStatus};

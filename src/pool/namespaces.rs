@@ -1,0 +1,137 @@
+//! Namespaces created and destroyed while the pool is open.
+
+use std::sync::atomic::Ordering;
+
+use super::copies::write_table;
+use super::open::{Pool, open_namespace};
+use crate::error::Result;
+use crate::fail;
+use crate::format::namespaces::{NamespaceEntry, NamespaceTable, valid_name};
+use crate::format::{Cipher, Compression};
+use crate::keys::{DataKey, wrap};
+use crate::limits::{BLOCK_SIZE, FRAGMENT_BLOCKS_MAX, NAMESPACE_BLOCKS_MAX, NAMESPACES_MAX};
+use crate::units::NamespaceId;
+
+/// What a new namespace shall be.
+#[derive(Clone, Debug)]
+pub struct NamespaceSpec {
+    /// Its name.
+    pub name: String,
+    /// Size in 4 KiB blocks.
+    pub blocks: u64,
+    /// Cipher.
+    pub cipher: Cipher,
+    /// Compression.
+    pub compression: Compression,
+    /// Largest fragment in blocks: 1, 2, 4 or 8.
+    pub unit_blocks: u8,
+    /// 512 or 4096.
+    pub logical_block: u32,
+    /// Seconds since 1970.
+    pub now_unix: u64,
+}
+
+impl Pool {
+    /// The namespaces, in order of creation.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<NamespaceEntry> {
+        self.core.state.borrow().table.entries.clone()
+    }
+
+    /// Makes a namespace with a new data key.
+    ///
+    /// # Errors
+    /// A spec that does not work, a name that is taken, a full table, or the medium failed.
+    pub async fn create_namespace(&self, spec: &NamespaceSpec) -> Result<NamespaceEntry> {
+        self.core.latch.check()?;
+        let mut table = self.core.state.borrow().table.clone();
+        check_spec(spec, &table)?;
+        let id = NamespaceId(table.next_id);
+        let key = DataKey::generate(|bytes| self.core.env.random(bytes))?;
+        let mut nonce = [0; 12];
+        self.core.env.random(&mut nonce)?;
+        let wrapped_key = wrap(&self.root_key, self.superblock.pool, id, spec.cipher, &key, nonce);
+        let entry = NamespaceEntry {
+            id,
+            name: spec.name.clone(),
+            blocks: spec.blocks,
+            cipher: spec.cipher,
+            compression: spec.compression,
+            unit_blocks: spec.unit_blocks,
+            logical_block: spec.logical_block,
+            created: spec.now_unix,
+            wrapped_key,
+        };
+        let namespace = open_namespace(&entry, &self.superblock, &self.root_key)?;
+        table.next_id += 1;
+        table.sequence += 1;
+        table.entries.push(entry.clone());
+        self.store_table(table).await?;
+        self.core.state.borrow_mut().namespaces.insert(id, namespace);
+        Ok(entry)
+    }
+
+    /// Destroys a namespace: its wrapped key first (crypto-erase), then its map. Its space comes free in time.
+    ///
+    /// # Errors
+    /// No such namespace, or the medium failed.
+    pub async fn destroy_namespace(&self, name: &str) -> Result<()> {
+        self.core.latch.check()?;
+        let id = self.client(name)?.id;
+        let mut table = self.core.state.borrow().table.clone();
+        table.entries.retain(|e| e.id != id);
+        table.sequence += 1;
+        self.store_table(table).await?;
+        let mut guard = self.core.state.borrow_mut();
+        let state = &mut *guard;
+        let Some(namespace) = state.namespaces.remove(&id) else { return Ok(()) };
+        namespace.size.store(0, Ordering::Release);
+        let now = state.log.last_op();
+        for (_, slot) in namespace.directory.iter() {
+            let entries = slot.leaf.iter().flat_map(|leaf| leaf.entries.iter());
+            for segment in entries.filter_map(|e| e.segment()) {
+                state.log.segments.drop_live(segment, now);
+            }
+            state.root.release.extend(slot.image.entry.segment());
+        }
+        state.root.directory.retain(|(owner, _), _| *owner != id);
+        state.dirty.forget(id);
+        Ok(())
+    }
+
+    async fn store_table(&self, table: NamespaceTable) -> Result<()> {
+        let result = write_table(&self.core.media, &self.core.layout, &table).await;
+        if let Err(error) = &result {
+            self.core.latch.close("writing the namespace table", error);
+        }
+        result?;
+        self.core.state.borrow_mut().table = table;
+        Ok(())
+    }
+}
+
+fn check_spec(spec: &NamespaceSpec, table: &NamespaceTable) -> Result<()> {
+    if !valid_name(&spec.name) {
+        fail!(
+            Config,
+            "{:?} cannot be a name: 1 to 63 letters, digits, '.', '_' or '-', not starting with '.' or '-'",
+            spec.name
+        );
+    }
+    if table.entries.iter().any(|e| e.name == spec.name) {
+        fail!(Exists, "there is a namespace {:?} already", spec.name);
+    }
+    if table.entries.len() >= NAMESPACES_MAX {
+        fail!(NoSpace, "the pool has {NAMESPACES_MAX} namespaces, and that is all it can have");
+    }
+    if spec.blocks == 0 || spec.blocks > NAMESPACE_BLOCKS_MAX {
+        fail!(Config, "a namespace has 1 to {NAMESPACE_BLOCKS_MAX} blocks of {BLOCK_SIZE} bytes, not {}", spec.blocks);
+    }
+    if !spec.unit_blocks.is_power_of_two() || u32::from(spec.unit_blocks) > FRAGMENT_BLOCKS_MAX {
+        fail!(Config, "a unit is 4, 8, 16 or 32 KiB, not {} blocks", spec.unit_blocks);
+    }
+    if !matches!(spec.logical_block, 512 | 4096) {
+        fail!(Config, "a logical block is 512 or 4096 bytes, not {}", spec.logical_block);
+    }
+    Ok(())
+}

@@ -1,0 +1,344 @@
+//! Opening a pool: a table of named steps, each logged with its duration; and stopping it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::copies::{layout_of, read_superblock, read_table, write_superblock, write_table};
+use crate::codec::{CodecPool, Sealer};
+use crate::core::request::{NamespaceClient, Request};
+use crate::core::{Core, Namespace, NamespaceStats, RootState, State};
+use crate::env::{Env, Mailbox, mailbox};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fail;
+use crate::format::layout::Layout;
+use crate::format::namespaces::{NamespaceEntry, NamespaceTable};
+use crate::format::root::{Root, WindowSession, WindowState};
+use crate::format::slot::{STAGING_HEADER_BYTES, StagingHeader};
+use crate::format::superblock::Superblock;
+use crate::keys::{RootKey, unwrap, verify_key_check};
+use crate::limits::BLOCK_SIZE;
+use crate::log::{Log, OpenSegment, SegmentTable, StreamKind};
+use crate::map::{Directory, DirtyQueue};
+use crate::media::Media;
+use crate::recovery::{self, Directories, Recovered};
+use crate::staging::{Region, StagingStore};
+use crate::units::{NamespaceId, OpNo, SessionId};
+
+/// How a pool is opened.
+pub struct OpenOptions {
+    /// The root key.
+    pub root_key: RootKey,
+    /// The boot of this machine (/proc/sys/kernel/random/boot_id).
+    pub boot: [u8; 16],
+    /// Device and inode number of the medium.
+    pub identity: (u64, u64),
+    /// Compression and sealing: worker threads, or the simulator's.
+    pub codec: CodecPool,
+}
+
+/// An open pool. Lives on the core's thread.
+pub struct Pool {
+    pub(super) core: Rc<Core>,
+    pub(super) superblock: Superblock,
+    pub(super) root_key: RootKey,
+    pub(super) mailbox: Mailbox<(NamespaceId, Request)>,
+    staging: RefCell<Box<dyn StagingStore>>,
+}
+
+/// A step that ends logs its name and duration.
+struct Step<'a>(&'a Env, &'static str, u64);
+
+impl<'a> Step<'a> {
+    fn begin(env: &'a Env, name: &'static str) -> Self {
+        Self(env, name, env.now_ns())
+    }
+
+    fn end(self, what: impl std::fmt::Display) {
+        let micros = (self.0.now_ns() - self.2) / 1000;
+        tracing::info!("opening: {}: {what} ({}.{:03} ms)", self.1, micros / 1000, micros % 1000);
+    }
+}
+
+impl Pool {
+    /// Opens the pool on `media`: recovers what the last serve left, and starts the engine.
+    ///
+    /// # Errors
+    /// No pool, the wrong key, damage, or shared memory missing after an unclean stop in this boot.
+    pub async fn open(
+        env: &Env,
+        media: &Media,
+        mut staging: Box<dyn StagingStore>,
+        options: OpenOptions,
+    ) -> Result<Rc<Self>> {
+        // 1. superblock and key: nothing is touched before the key is right
+        let step = Step::begin(env, "superblock");
+        let (superblock, both_superblocks) = read_superblock(media).await?;
+        verify_key_check(&options.root_key, superblock.pool, &superblock.key_check)?;
+        let layout = layout_of(&superblock);
+        step.end(superblock.pool);
+        // 2. namespaces
+        let step = Step::begin(env, "namespaces");
+        let (table, both_tables) = read_table(media, &layout, superblock.pool).await?;
+        step.end(table.entries.len());
+        // 3. the root, and what it stands for
+        let step = Step::begin(env, "root");
+        let root = recovery::newest_root(media, &layout, superblock.pool).await?;
+        let directories = recovery::load_image(media, &layout, &root, superblock.segment_count).await?;
+        step.end(format_args!("{} with {} leaves", root.sequence, directories.leaves.len()));
+        // 4. what the last daemon left in shared memory
+        let step = Step::begin(env, "staging");
+        let adopted = adopt_staging(media, &layout, &root, &mut *staging, &options).await?;
+        step.end(format_args!("{adopted} batches adopted"));
+        // 5. the window; then all that counts from here on is durable (I1)
+        let step = Step::begin(env, "window");
+        let recovered = recovery::scan_window(media, &layout, &root).await?;
+        media.flush().await?;
+        step.end(format_args!("{} segments", recovered.segments.len()));
+        // 6. repairs, now that the pool is known to be good
+        if !both_superblocks {
+            write_superblock(media, &superblock).await?;
+            tracing::warn!("a superblock was repaired from the other copy");
+        }
+        if !both_tables {
+            write_table(media, &layout, &table).await?;
+            tracing::warn!("a namespace table was repaired from the other copy");
+        }
+        // 7. the state, and replay onto it
+        let step = Step::begin(env, "replay");
+        let session = SessionId(env.random_id()?);
+        let region = new_region(&mut *staging, &superblock, session, &options, recovered.damage.is_empty())?;
+        let parts = Parts { layout, superblock: &superblock, table, root: &root, session, region };
+        let state = build_state(parts, &directories, &recovered, &options)?;
+        let OpenOptions { root_key, codec, .. } = options;
+        let core = Core::new(env.clone(), media.clone(), layout, superblock.pool, session, state, codec);
+        let records = recovery::replay::replay(&core, &recovered.segments, root.replay_start).await?;
+        step.end(format_args!("{records} records"));
+        // 8. the root that ends the old serve and begins this one
+        begin_session(env, &core, &root, &recovered, &mut *staging).await?;
+        let (sender, receiver) = mailbox();
+        core.start(receiver);
+        let staging = RefCell::new(staging);
+        Ok(Rc::new(Self { core, superblock, root_key, mailbox: sender, staging }))
+    }
+
+    /// The way to a namespace.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    pub fn client(&self, name: &str) -> Result<NamespaceClient> {
+        let state = self.core.state.borrow();
+        let Some((id, namespace)) = state.namespaces.iter().find(|(_, n)| n.entry.name == name) else {
+            let names: Vec<_> = state.namespaces.values().map(|n| n.entry.name.as_str()).collect();
+            fail!(NotFound, "no namespace {name:?} in this pool; it has: {}", names.join(", "));
+        };
+        Ok(NamespaceClient {
+            id: *id,
+            name: Arc::from(name),
+            size: namespace.size.clone(),
+            logical_block: namespace.entry.logical_block,
+            pool: self.superblock.pool,
+            mailbox: self.mailbox.clone(),
+        })
+    }
+
+    /// The pool's superblock.
+    #[must_use]
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// The engine, for tests and benchmarks that look inside.
+    #[must_use]
+    pub fn core(&self) -> &Rc<Core> {
+        &self.core
+    }
+
+    /// Stops: answers what is under way, writes the map, switches to a clean root, removes the staging file. Requests
+    /// that come later are answered with an error.
+    ///
+    /// # Errors
+    /// What kept it from being clean; the staging file stays, and the next start replays.
+    pub async fn stop(&self) -> Result<()> {
+        self.core.stop().await?;
+        self.staging.borrow_mut().remove(self.superblock.pool, self.core.session)
+    }
+}
+
+/// Adopts the slots of the last serve, or says why there is nothing to adopt, or refuses.
+async fn adopt_staging(
+    media: &Media,
+    layout: &Layout,
+    root: &Root,
+    staging: &mut dyn StagingStore,
+    options: &OpenOptions,
+) -> Result<usize> {
+    if root.clean || root.boot != options.boot {
+        return Ok(0);
+    }
+    let Some(region) = staging.find(root.pool, root.session)? else {
+        fail!(
+            Busy,
+            "the last serve of this pool ended without a stop, in this same boot of the machine, and its staging file \
+             (session {:016x}) is missing: acknowledged writes may be in it. Find the file and put it back, serve with \
+             the run directory that was used, or restart the machine to give them up",
+            root.session.0
+        );
+    };
+    let mut header = [0; STAGING_HEADER_BYTES];
+    region.load_header(&mut header);
+    let header = StagingHeader::decode(&header)?;
+    let (device, inode) = options.identity;
+    let expected = StagingHeader { pool: root.pool, session: root.session, boot: options.boot, device, inode };
+    if header != expected {
+        fail!(
+            Busy,
+            "the staging file of session {:016x} belongs to another pool file, boot or serve (was the pool copied after \
+             a kill?): serve the original, or restart the machine to give up what is staged",
+            root.session.0
+        );
+    }
+    recovery::adopt(media, layout, root, &region).await
+}
+
+fn new_region(
+    staging: &mut dyn StagingStore,
+    superblock: &Superblock,
+    session: SessionId,
+    options: &OpenOptions,
+    writable: bool,
+) -> Result<Region> {
+    if !writable {
+        return Ok(Region::anonymous());
+    }
+    let (device, inode) = options.identity;
+    staging.create(&StagingHeader { pool: superblock.pool, session, boot: options.boot, device, inode })
+}
+
+struct Parts<'a> {
+    layout: Layout,
+    superblock: &'a Superblock,
+    table: NamespaceTable,
+    root: &'a Root,
+    session: SessionId,
+    region: Region,
+}
+
+fn build_state(
+    parts: Parts<'_>,
+    directories: &Directories,
+    recovered: &Recovered,
+    options: &OpenOptions,
+) -> Result<State> {
+    let Parts { layout, superblock, table, root, session, region } = parts;
+    let mut namespaces = BTreeMap::new();
+    for entry in &table.entries {
+        namespaces.insert(entry.id, open_namespace(entry, superblock, &options.root_key)?);
+    }
+    let mut segments = SegmentTable::new(directories.generations.clone(), root.replay_start);
+    for part in root.image_parts.iter().filter_map(|e| e.segment()) {
+        segments.add_live(part);
+    }
+    for ((id, leaf), image) in &directories.leaves {
+        let slot = namespaces.get_mut(id).and_then(|n| n.directory.slot_mut(*leaf));
+        if let Some(slot) = slot {
+            slot.image = *image;
+            image.entry.segment().into_iter().for_each(|segment| segments.add_live(segment));
+        }
+    }
+    for segment in &recovered.segments {
+        let listed = segment.listed;
+        let (top, clear) = segment.tops();
+        let untouched = listed.state == WindowState::Announced && segment.end == Some(0);
+        if untouched {
+            segments.recovered_announced(listed.segment, listed.generation);
+        } else {
+            segments.recovered(listed.segment, listed.generation, top, clear);
+        }
+    }
+    let mut log = Log::new(superblock.pool, session, layout.segment_bytes, recovered.highest, segments, region);
+    for kind in StreamKind::ALL {
+        append_behind(&mut log, kind, recovered);
+    }
+    let mut sessions = root.sessions.clone();
+    let accepted = recovered.accepted.get(&root.session).copied().unwrap_or(root.replay_start);
+    sessions.push(WindowSession { session: root.session, last_accepted: accepted });
+    let unknown = |id: &NamespaceId| !namespaces.contains_key(id);
+    let root_state = RootState {
+        sequence: root.sequence,
+        replay_start: root.replay_start,
+        boot: options.boot,
+        lifetime: root.lifetime,
+        image: root.image,
+        image_directory_bytes: root.image_directory_bytes,
+        image_parts: root.image_parts.clone(),
+        sessions,
+        directory: root
+            .directory
+            .iter()
+            .filter(|d| !unknown(&d.namespace))
+            .map(|d| ((d.namespace, d.leaf), d.image))
+            .collect(),
+        segments: root.segments.iter().map(|c| (c.segment, c.generation)).collect(),
+        release: Vec::new(),
+    };
+    Ok(State {
+        log,
+        namespaces,
+        dirty: DirtyQueue::default(),
+        root: root_state,
+        table,
+        loading: BTreeSet::new(),
+        latched: BTreeSet::new(),
+        reserved: BTreeSet::new(),
+    })
+}
+
+/// Unwraps a namespace's key and lays out its map.
+pub(super) fn open_namespace(entry: &NamespaceEntry, superblock: &Superblock, root_key: &RootKey) -> Result<Namespace> {
+    let key = unwrap(root_key, superblock.pool, entry.id, entry.cipher, &entry.wrapped_key)
+        .map_err(|e| e.within(format!("namespace {:?}", entry.name)))?;
+    Ok(Namespace {
+        entry: entry.clone(),
+        directory: Directory::new(entry.blocks),
+        sealer: Arc::new(Sealer::new(key, entry.cipher)),
+        size: Arc::new(AtomicU64::new(entry.blocks * u64::from(BLOCK_SIZE))),
+        last_op: OpNo(0),
+        stats: Rc::new(NamespaceStats::default()),
+    })
+}
+
+/// The new session appends behind what was accepted: in the stream's newest walked segment that is not full.
+fn append_behind(log: &mut Log, kind: StreamKind, recovered: &Recovered) {
+    let leaf_stream = kind == StreamKind::Leaf;
+    let walked = recovered.segments.iter().filter_map(|s| s.end.filter(|end| *end > 0).map(|end| (s, end)));
+    let newest = walked.filter(|(s, _)| s.is_leaf_stream() == leaf_stream).max_by_key(|(s, _)| s.tops().0);
+    let Some((segment, at)) = newest else { return };
+    let open = OpenSegment { id: segment.listed.segment, at, summary: segment.records.clone() };
+    let room = crate::limits::BLOCK_BYTES;
+    if open.fits(log.segment_bytes, at as usize + room, 1) {
+        log.segments.reopen(open.id);
+        log.stream_mut(kind).segment = Some(open);
+    }
+}
+
+async fn begin_session(
+    env: &Env,
+    core: &Rc<Core>,
+    root: &Root,
+    recovered: &Recovered,
+    staging: &mut dyn StagingStore,
+) -> Result<()> {
+    let step = Step::begin(env, "session");
+    if !recovered.damage.is_empty() {
+        let text = recovered.damage.join("; ");
+        core.latch.close("recovery", &Error::new(ErrorKind::Corrupt, text));
+        return Ok(());
+    }
+    core.checkpoint(0).await?;
+    staging.remove(root.pool, root.session)?;
+    step.end(format_args!("{:016x}", core.session.0));
+    Ok(())
+}

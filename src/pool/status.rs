@@ -1,0 +1,159 @@
+//! What a pool says of itself.
+
+use serde::Serialize;
+
+use super::Pool;
+use crate::format::superblock::Superblock;
+use crate::limits::BLOCK_SIZE;
+use crate::log::SegmentState;
+
+/// Figures of an open pool. All sizes in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct PoolStatus {
+    /// Identity.
+    pub pool: String,
+    /// Label.
+    pub label: String,
+    /// Bytes of the whole pool.
+    pub pool_bytes: u64,
+    /// Bytes of a segment.
+    pub segment_bytes: u32,
+    /// Segments.
+    pub segments: u32,
+    /// Segments that can be written to.
+    pub segments_free: u64,
+    /// Whether the free segments are all known (after an unclean stop they are counted in the background).
+    pub usage_known: bool,
+    /// Why the pool is read-only, if it is.
+    pub read_only: Option<String>,
+    /// Bytes written by the host, ever.
+    pub host_written: u64,
+    /// Bytes read by the host, ever.
+    pub host_read: u64,
+    /// Bytes discarded by the host, ever.
+    pub host_discarded: u64,
+    /// Payload bytes stored for them, ever.
+    pub stored: u64,
+    /// Bytes written to the medium, ever, everything counted.
+    pub media_written: u64,
+    /// Bytes written by the host for each byte stored.
+    pub reduction: f64,
+    /// Bytes written to the medium for each byte written by the host.
+    pub write_amplification: f64,
+    /// Bytes of headers and padding of records since the pool was opened.
+    pub overhead: u64,
+    /// Bytes of padding of batches since the pool was opened.
+    pub padding: u64,
+    /// Fragments that did not verify, since the pool was opened.
+    pub corrupt: u64,
+    /// Writes refused for want of space, since the pool was opened.
+    pub no_space: u64,
+    /// FLUSH requests since the pool was opened.
+    pub flushes: u64,
+    /// Device flushes since the pool was opened.
+    pub media_flushes: u64,
+    /// Leaves written back since the pool was opened.
+    pub leaves_written: u64,
+    /// Roots since the pool was opened.
+    pub roots: u64,
+    /// Namespaces.
+    pub namespaces: Vec<NamespaceStatus>,
+}
+
+/// Figures of a namespace. All sizes in bytes; traffic since the pool was opened.
+#[derive(Clone, Debug, Serialize)]
+pub struct NamespaceStatus {
+    /// Name.
+    pub name: String,
+    /// Identity.
+    pub id: u32,
+    /// Size.
+    pub size: u64,
+    /// Logical block.
+    pub logical_block: u32,
+    /// Cipher.
+    pub cipher: String,
+    /// Compression.
+    pub compression: String,
+    /// Largest fragment.
+    pub unit: u32,
+    /// Written by the host.
+    pub written: u64,
+    /// Read by the host.
+    pub read: u64,
+    /// Discarded or zeroed by the host.
+    pub discarded: u64,
+    /// Stored for the host's writes.
+    pub stored: u64,
+}
+
+impl Pool {
+    /// Figures as of now.
+    #[must_use]
+    pub fn status(&self) -> PoolStatus {
+        let state = self.core.state.borrow();
+        let stats = &self.core.stats;
+        let media = self.core.media.stats();
+        let before = state.root.lifetime;
+        let host_written = before.host_written + stats.host_written.get();
+        let stored = before.stored + stats.stored.get();
+        let media_written = before.media_written + media.written_bytes.get();
+        let free = state.log.segments.iter().filter(|(_, info)| {
+            matches!(info.state, SegmentState::Free | SegmentState::Announcing | SegmentState::Announced)
+        });
+        PoolStatus {
+            pool: self.superblock.pool.to_string(),
+            label: label_of(&self.superblock),
+            pool_bytes: self.superblock.pool_bytes,
+            segment_bytes: self.superblock.segment_bytes,
+            segments: self.superblock.segment_count,
+            segments_free: free.count() as u64,
+            usage_known: state.log.segments.usage_known(),
+            read_only: self.core.latch.reason(),
+            host_written,
+            host_read: before.host_read + stats.host_read.get(),
+            host_discarded: before.host_discarded + stats.host_discarded.get(),
+            stored,
+            media_written,
+            reduction: ratio(host_written, stored),
+            write_amplification: ratio(media_written, host_written),
+            overhead: stats.overhead.get(),
+            padding: stats.padding.get(),
+            corrupt: stats.corrupt.get(),
+            no_space: stats.no_space.get(),
+            flushes: stats.flushes.get(),
+            media_flushes: media.flushes.get(),
+            leaves_written: stats.leaves_written.get(),
+            roots: stats.roots.get(),
+            namespaces: state.namespaces.values().map(namespace_status).collect(),
+        }
+    }
+}
+
+fn namespace_status(namespace: &crate::core::Namespace) -> NamespaceStatus {
+    let entry = &namespace.entry;
+    NamespaceStatus {
+        name: entry.name.clone(),
+        id: entry.id.0,
+        size: entry.blocks * u64::from(BLOCK_SIZE),
+        logical_block: entry.logical_block,
+        cipher: entry.cipher.to_string(),
+        compression: entry.compression.to_string(),
+        unit: u32::from(entry.unit_blocks) * BLOCK_SIZE,
+        written: namespace.stats.written.get(),
+        read: namespace.stats.read.get(),
+        discarded: namespace.stats.discarded.get(),
+        stored: namespace.stats.stored.get(),
+    }
+}
+
+/// The label without its padding.
+#[must_use]
+pub(super) fn label_of(superblock: &Superblock) -> String {
+    String::from_utf8_lossy(&superblock.label).trim_end_matches('\0').to_owned()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+fn ratio(a: u64, b: u64) -> f64 {
+    if b == 0 { 0.0 } else { a as f64 / b as f64 }
+}

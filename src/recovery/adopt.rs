@@ -1,0 +1,81 @@
+//! Adoption: what a dead daemon of this boot had acknowledged and not yet written, written to its place.
+//!
+//! Takes exactly what each slot published, verifies every record, completes the batch with a header, writes it. Changes
+//! nothing in shared memory, so that it can be done again when it is interrupted. Afterwards the walk of the window finds
+//! these batches like all others.
+
+use crate::buf::AlignedBuf;
+use crate::env::reactor::IoBuf;
+use crate::error::{Error, Result};
+use crate::format::Tier;
+use crate::format::batch::{BATCH_HEADER_BYTES, BatchHeader, walk_records};
+use crate::format::layout::Layout;
+use crate::format::record::Place;
+use crate::format::root::Root;
+use crate::format::slot::Prelude;
+use crate::limits::{BLOCK_BYTES, GRANULE, SLOT_BYTES, SLOT_COUNT};
+use crate::media::Media;
+use crate::staging::Region;
+use crate::units::{Granule, OpNo};
+
+/// Writes every published slot to its place. Returns how many there were. The caller flushes.
+///
+/// # Errors
+/// A slot does not verify, does not belong to the root's window, or cannot be written.
+pub async fn adopt(media: &Media, layout: &Layout, root: &Root, region: &Region) -> Result<usize> {
+    let mut count = 0;
+    for slot in 0..SLOT_COUNT {
+        let published = region.published_bytes(slot);
+        if published == 0 {
+            continue;
+        }
+        let (place, bytes, padded) =
+            adopt_slot(root, layout, region, slot, published).map_err(|e| e.within(format!("staging slot {slot}")))?;
+        let offset = layout.segment(place.segment) + u64::from(place.granule.0 * GRANULE);
+        media.write(offset, IoBuf::Owned(bytes), padded).await.1?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn adopt_slot(
+    root: &Root,
+    layout: &Layout,
+    region: &Region,
+    slot: usize,
+    published: u64,
+) -> Result<(Place, AlignedBuf, usize)> {
+    let prelude = Prelude::decode(&region.load_prelude(slot), root.pool, root.session)?;
+    let Prelude { segment, generation, granule, first_op } = prelude;
+    let listed = root.window.iter().any(|w| w.segment == segment && w.generation == generation);
+    if !listed {
+        return Err(Error::corrupt("slot", "segment", 0, u64::from(segment.0)));
+    }
+    let length = usize::try_from(published).unwrap_or(usize::MAX);
+    let start = u64::from(granule.0) * u64::from(GRANULE);
+    let fits = length > BATCH_HEADER_BYTES
+        && length <= SLOT_BYTES
+        && length % GRANULE as usize == 0
+        && start % BLOCK_BYTES as u64 == 0
+        && start + length as u64 <= u64::from(layout.segment_bytes);
+    if !fits {
+        return Err(Error::corrupt("slot", "published bytes", SLOT_BYTES as u64, published));
+    }
+    let padded = length.next_multiple_of(BLOCK_BYTES);
+    let mut bytes = AlignedBuf::zeroed(padded);
+    region.load(slot, 0, &mut bytes[..length]);
+    let place = Place { pool: root.pool, tier: Tier::Ssd, segment, generation, granule };
+    let records_at = place.at(Granule(granule.0 + u32::try_from(BATCH_HEADER_BYTES).unwrap_or(0) / GRANULE));
+    let walked = walk_records(&bytes[BATCH_HEADER_BYTES..length], &records_at, |_, _, _| Ok(()))?;
+    let header = BatchHeader {
+        length: u32::try_from(length).unwrap_or(u32::MAX),
+        count: walked.count,
+        session: root.session,
+        first_op,
+        last_op: OpNo(first_op.0 + u64::from(walked.last_delta)),
+        settled: OpNo(0),
+        checks: walked.checks,
+    };
+    bytes[..BATCH_HEADER_BYTES].copy_from_slice(&header.encode(&place));
+    Ok((place, bytes, padded))
+}

@@ -1,0 +1,23 @@
+//! From media and shared memory to a state that may be served: a table of named steps, each logged with its duration.
+//!
+//! ```text
+//!   roots ─► newest ─► image + changes ─► directories, generations
+//!   staging slots ─► adopt: written to their places, flushed        (same boot, unclean stop)
+//!   window segments ─► summaries | walk ─► records ─► sorted by number ─► replay onto leaves
+//! ```
+//!
+//! **Invariants.** Rule 6.1 decides what is accepted; a read error stops recovery, only a bad checksum is a torn write.
+//! Everything accepted is flushed before the first root of the new session names it (I1).
+//!
+//! **Failure.** No valid root, staging missing after an unclean stop in this boot, damage below what was settled: the
+//! pool is refused, or opened read-only, with a message that says why.
+
+pub mod adopt;
+pub mod replay;
+pub mod roots;
+pub mod walk;
+pub mod window;
+
+pub use adopt::adopt;
+pub use roots::{Directories, load_image, newest_root};
+pub use window::{Recovered, scan_window};

@@ -1,0 +1,139 @@
+//! The replay window: every segment that the root lists, read by its summary or walked.
+
+use std::collections::BTreeMap;
+
+use super::walk::{Acceptance, Walked, walk_segment};
+use crate::buf::AlignedBuf;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::record::Place;
+use crate::format::root::{Root, WindowSegment, WindowSession, WindowState};
+use crate::format::summary::{Change, SummaryEntry, decode_footer, decode_summary, summary_bytes};
+use crate::format::{Tier, layout::Layout};
+use crate::limits::BLOCK_BYTES;
+use crate::media::Media;
+use crate::units::{Granule, OpNo, SegmentId, SessionId};
+
+/// A segment of the window after it was read.
+pub struct RecoveredSegment {
+    /// As the root lists it.
+    pub listed: WindowSegment,
+    /// Its records.
+    pub records: Vec<SummaryEntry>,
+    /// Where appending may go on, if it was walked.
+    pub end: Option<u32>,
+}
+
+/// Everything that the window holds.
+pub struct Recovered {
+    /// Its segments, in the root's order.
+    pub segments: Vec<RecoveredSegment>,
+    /// Highest accepted number of each session.
+    pub accepted: BTreeMap<SessionId, OpNo>,
+    /// Highest number seen anywhere.
+    pub highest: OpNo,
+    /// Damage below what was settled: the pool opens read-only.
+    pub damage: Vec<String>,
+}
+
+/// Reads all segments that the root lists.
+///
+/// # Errors
+/// A read error. A damaged summary is a reason to walk its segment.
+pub async fn scan_window(media: &Media, layout: &Layout, root: &Root) -> Result<Recovered> {
+    let mut sessions = root.sessions.clone();
+    sessions.push(WindowSession { session: root.session, last_accepted: OpNo(u64::MAX) });
+    let acceptance = Acceptance { sessions: &sessions, replay_start: root.replay_start };
+    let mut recovered = Recovered {
+        segments: Vec::with_capacity(root.window.len()),
+        accepted: BTreeMap::new(),
+        highest: root.last_op,
+        damage: Vec::new(),
+    };
+    let mut settled: BTreeMap<SessionId, OpNo> = BTreeMap::new();
+    let mut bad = Vec::new();
+    for listed in &root.window {
+        let place = place_of(root, listed);
+        if listed.state == WindowState::Flushed {
+            match read_summary(media, layout, &place).await {
+                Ok(records) => {
+                    recovered.segments.push(RecoveredSegment { listed: *listed, records, end: None });
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    tracing::warn!("{error}; the segment is walked instead");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let walked = walk(media, layout, &place, &acceptance).await?;
+        recovered.highest = recovered.highest.max(walked.highest);
+        for (session, op) in &walked.accepted {
+            raise(&mut recovered.accepted, *session, *op);
+        }
+        for (session, op) in &walked.settled {
+            raise(&mut settled, *session, *op);
+        }
+        bad.extend(walked.bad_below.map(|(session, op)| (listed.segment, walked.end, session, op)));
+        let Walked { records, end, .. } = walked;
+        recovered.segments.push(RecoveredSegment { listed: *listed, records, end: Some(end) });
+    }
+    for (segment, at, session, op) in bad {
+        let session_settled = settled.get(&session).copied().unwrap_or_default();
+        if op > root.replay_start && op <= session_settled {
+            recovered.damage.push(format!(
+                "segment {segment} at byte {at}: a batch with operations up to {op} is damaged, though all up to \
+                 {session_settled} were durable"
+            ));
+        }
+    }
+    Ok(recovered)
+}
+
+fn raise(map: &mut BTreeMap<SessionId, OpNo>, session: SessionId, op: OpNo) {
+    let highest = map.entry(session).or_default();
+    *highest = (*highest).max(op);
+}
+
+fn place_of(root: &Root, listed: &WindowSegment) -> Place {
+    let WindowSegment { segment, generation, .. } = *listed;
+    Place { pool: root.pool, tier: Tier::Ssd, segment, generation, granule: Granule(0) }
+}
+
+async fn walk(media: &Media, layout: &Layout, place: &Place, acceptance: &Acceptance<'_>) -> Result<Walked> {
+    let len = layout.segment_bytes as usize;
+    let (bytes, result) = media.read(layout.segment(place.segment), AlignedBuf::zeroed(len), len).await;
+    result.map_err(|e| e.within(format!("segment {}", place.segment)))?;
+    Ok(walk_segment(&bytes, place, acceptance))
+}
+
+async fn read_summary(media: &Media, layout: &Layout, place: &Place) -> Result<Vec<SummaryEntry>> {
+    let within = |e: Error| e.within(format!("summary of segment {}", place.segment));
+    let tail = read_tail(media, layout, place.segment, BLOCK_BYTES).await.map_err(within)?;
+    let (count, _, _) = decode_footer(&tail, place).map_err(within)?;
+    let bytes = summary_bytes(count).next_multiple_of(BLOCK_BYTES);
+    let tail =
+        if bytes > BLOCK_BYTES { read_tail(media, layout, place.segment, bytes).await.map_err(within)? } else { tail };
+    decode_summary(&tail, place).map_err(within)
+}
+
+async fn read_tail(media: &Media, layout: &Layout, segment: SegmentId, bytes: usize) -> Result<AlignedBuf> {
+    let end = layout.segment(segment) + u64::from(layout.segment_bytes);
+    let (buf, result) = media.read(end - bytes as u64, AlignedBuf::zeroed(bytes), bytes).await;
+    result.map(|()| buf)
+}
+
+impl RecoveredSegment {
+    /// Highest record and highest CLEAR.
+    #[must_use]
+    pub fn tops(&self) -> (OpNo, OpNo) {
+        let top = self.records.iter().map(|r| r.op).max().unwrap_or_default();
+        let clears = self.records.iter().filter(|r| matches!(r.change, Change::Clear { .. }));
+        (top, clears.map(|r| r.op).max().unwrap_or_default())
+    }
+
+    /// Whether it belongs to the leaf stream.
+    #[must_use]
+    pub fn is_leaf_stream(&self) -> bool {
+        self.records.iter().any(|r| matches!(r.change, Change::Other { .. }))
+    }
+}

@@ -1,0 +1,150 @@
+//! The real engine as the world's subject.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::death::Death;
+use super::shared_memory::SharedMemory;
+use super::subject::{Host, Local, NamespacePlan, Serving, Subject};
+use crate::codec::CodecPool;
+use crate::core::request::NamespaceClient;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::slot::StagingHeader;
+use crate::format::superblock::KeySource;
+use crate::format::{Cipher, Compression};
+use crate::keys::RootKey;
+use crate::limits::BLOCK_SIZE;
+use crate::media::Media;
+use crate::pool::{CreateOptions, NamespaceSpec, OpenOptions, Pool, create};
+use crate::staging::{Region, StagingStore};
+use crate::units::{PoolId, SessionId};
+
+/// The device and inode number of the simulated medium.
+const IDENTITY: (u64, u64) = (1, 1);
+
+/// See the module.
+#[derive(Default)]
+pub struct Engine {
+    names: Rc<RefCell<Vec<String>>>,
+}
+
+impl Engine {
+    /// The engine as it ships.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+fn root_key() -> RootKey {
+    RootKey::from_bytes(&[0x42; 32])
+}
+
+fn media(host: &Host) -> Media {
+    Media::new(host.env.reactor.clone(), host.file, host.size, 512 << (host.size >> 20) % 2 * 3)
+}
+
+async fn open(host: &Host) -> Result<Rc<Pool>> {
+    let staging = SimStaging { memory: host.shared_memory.clone(), death: host.death.clone() };
+    let options = OpenOptions {
+        root_key: root_key(),
+        boot: host.boot,
+        identity: IDENTITY,
+        codec: CodecPool::simulated(host.env.clone()),
+    };
+    Pool::open(&host.env, &media(host), Box::new(staging), options).await
+}
+
+fn spec(plan: &NamespacePlan) -> NamespaceSpec {
+    let flavour = usize::try_from(plan.flavour % 1024).unwrap_or(0);
+    NamespaceSpec {
+        name: plan.name.clone(),
+        blocks: plan.size / u64::from(BLOCK_SIZE),
+        cipher: [Cipher::Aes256Xts, Cipher::Aes256Gcm][flavour % 2],
+        compression: [Compression::Lz4, Compression::Lz4, Compression::None, Compression::Zstd][flavour / 2 % 4],
+        unit_blocks: [1, 2, 4, 8][flavour / 8 % 4],
+        logical_block: plan.logical_block,
+        now_unix: 0,
+    }
+}
+
+impl Subject for Engine {
+    fn create(&self, host: Host, namespaces: Vec<NamespacePlan>) -> Local<Result<()>> {
+        *self.names.borrow_mut() = namespaces.iter().map(|plan| plan.name.clone()).collect();
+        Box::pin(async move {
+            let root_key = root_key();
+            let options = CreateOptions {
+                label: "simulated",
+                segment_bytes: None,
+                key_source: KeySource::File,
+                root_key: &root_key,
+                pool: None,
+                now_unix: 0,
+            };
+            create(&host.env, &media(&host), &options).await?;
+            let pool = open(&host).await?;
+            for plan in &namespaces {
+                pool.create_namespace(&spec(plan)).await?;
+            }
+            pool.stop().await
+        })
+    }
+
+    fn open(&self, host: Host) -> Local<Result<Box<dyn Serving>>> {
+        let names = self.names.borrow().clone();
+        Box::pin(async move {
+            let pool = open(&host).await?;
+            let clients = names.iter().map(|name| pool.client(name)).collect::<Result<_>>()?;
+            let serving: Box<dyn Serving> = Box::new(ServedPool { pool, clients });
+            Ok(serving)
+        })
+    }
+}
+
+struct ServedPool {
+    pool: Rc<Pool>,
+    clients: Vec<NamespaceClient>,
+}
+
+impl Serving for ServedPool {
+    fn clients(&self) -> Vec<NamespaceClient> {
+        self.clients.clone()
+    }
+
+    fn stop(self: Box<Self>) -> Local<Result<()>> {
+        Box::pin(async move { self.pool.stop().await })
+    }
+}
+
+/// Staging files in the simulated machine's memory.
+struct SimStaging {
+    memory: Rc<RefCell<SharedMemory>>,
+    death: Arc<Death>,
+}
+
+impl StagingStore for SimStaging {
+    fn create(&mut self, header: &StagingHeader) -> Result<Region> {
+        if self.death.is_dead() {
+            return Err(Error::new(ErrorKind::Shutdown, "a dead daemon makes no files"));
+        }
+        let made = self.memory.borrow_mut().create(header.pool, header.session, self.death.clone());
+        let Some(region) = made else {
+            return Err(Error::new(ErrorKind::Exists, "the staging file exists"));
+        };
+        region.store_header(&header.encode());
+        Ok(region)
+    }
+
+    fn find(&mut self, pool: PoolId, session: SessionId) -> Result<Option<Region>> {
+        Ok(self.memory.borrow().find(pool, session, self.death.clone()))
+    }
+
+    fn remove(&mut self, pool: PoolId, session: SessionId) -> Result<()> {
+        // a dead daemon removes nothing
+        if self.death.step(super::Point::Store) {
+            self.memory.borrow_mut().remove(pool, session);
+        }
+        Ok(())
+    }
+}

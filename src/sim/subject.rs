@@ -1,0 +1,68 @@
+//! What a world runs: something that serves namespaces from a medium.
+//!
+//! The engine is one; a plain disk without any log ([`super::plain`]) is another, so that the world and its oracle are
+//! tested on something simple enough to be obviously right, or wrong in a known way.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::death::Death;
+use super::machine::Machine;
+use super::shared_memory::SharedMemory;
+use crate::core::request::NamespaceClient;
+use crate::env::{Env, FileId};
+use crate::error::Result;
+
+/// A future on the simulator's one thread.
+pub type Local<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// What a daemon finds when it starts.
+#[derive(Clone)]
+pub struct Host {
+    /// Time, chance, tasks, I/O.
+    pub env: Env,
+    /// The machine, to look at.
+    pub machine: Rc<RefCell<Machine>>,
+    /// The pool's medium.
+    pub file: FileId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Memory that outlives the daemon.
+    pub shared_memory: Rc<RefCell<SharedMemory>>,
+    /// Changes with every start of the machine.
+    pub boot: [u8; 16],
+    /// When this daemon dies.
+    pub death: Arc<Death>,
+}
+
+/// A namespace to be made.
+#[derive(Clone, Debug)]
+pub struct NamespacePlan {
+    /// Its name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes of a logical block: 512 or 4096.
+    pub logical_block: u32,
+    /// A number to draw further options from.
+    pub flavour: u64,
+}
+
+/// A pool while it is served.
+pub trait Serving {
+    /// The ways to its namespaces, in the order of the plan.
+    fn clients(&self) -> Vec<NamespaceClient>;
+    /// Stops it cleanly.
+    fn stop(self: Box<Self>) -> Local<Result<()>>;
+}
+
+/// Something that can be served.
+pub trait Subject {
+    /// Formats the medium and makes the namespaces.
+    fn create(&self, host: Host, namespaces: Vec<NamespacePlan>) -> Local<Result<()>>;
+    /// Recovers and begins to serve.
+    fn open(&self, host: Host) -> Local<Result<Box<dyn Serving>>>;
+}

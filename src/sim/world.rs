@@ -1,0 +1,432 @@
+//! A run: one machine, one pool, several daemons one after the other, and the hosts that live through all of it.
+//!
+//! ```text
+//!   create ─► life 1 ─► death or stop ─► life 2 ─► … ─► last life: everything verified, stopped cleanly
+//!   a life: open (recovery) ─► verify ─► clients ─► stop, or dead at any point of all that
+//! ```
+//!
+//! **Failure.** The first violation ends the run: something read that may not be, an error that nothing planned
+//! explains, a hang, a panic, or I/O that the contract of media forbids.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use fastrand::Rng;
+
+use super::death::{Death, Point};
+use super::machine::{Machine, MachineStats};
+use super::oracle::Failure;
+use super::order::SeededOrder;
+use super::shared_memory::SharedMemory;
+use super::sink::{Hosts, Sink, Tolerance, lock};
+use super::subject::{Host, NamespacePlan, Subject};
+use super::trace::Trace;
+use super::workload::{Desk, Habits, Target, client, read_everything};
+use crate::env::{Env, Executor, FileId, Reactor, Rng as EnvRng};
+use crate::error::Result;
+
+/// Simulated time a life may last at most.
+const LIFE_NS_MAX: u64 = 600_000_000_000;
+/// Tasks that may run in a life at most: beyond it the daemon spins.
+const TURNS_MAX: u64 = 20_000_000;
+
+/// What a run consists of. Drawn from the seed, then changed by tests that want something definite.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed of everything.
+    pub seed: u64,
+    /// Bytes of the pool's medium.
+    pub pool_bytes: u64,
+    /// The namespaces.
+    pub namespaces: Vec<NamespacePlan>,
+    /// Daemons before the last one.
+    pub lives: u32,
+    /// How hosts behave.
+    pub habits: Habits,
+    /// Which errors hosts may see.
+    pub tolerance: Tolerance,
+    /// Print every event.
+    pub verbose: bool,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed ^ 0x0070_6c61_6e00);
+        let count = [1, 1, 2, 3][rng.usize(0..4)];
+        let namespaces = (0..count)
+            .map(|index| NamespacePlan {
+                name: format!("n{index}"),
+                size: [64, 256, 512, 1024][rng.usize(0..4)] * 4096,
+                logical_block: if rng.u8(0..3) == 0 { 512 } else { 4096 },
+                flavour: rng.u64(..),
+            })
+            .collect();
+        Self {
+            seed,
+            pool_bytes: rng.u64(24..=64) << 20,
+            namespaces,
+            lives: rng.u32(1..=6),
+            habits: Habits::any(&mut rng),
+            tolerance: Tolerance::NoSpace,
+            verbose: false,
+        }
+    }
+}
+
+/// How a run went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Hash of everything that happened: the same for the same seed.
+    pub digest: u64,
+    /// Events in it.
+    pub events: u64,
+    /// Replies without an error.
+    pub good: u64,
+    /// Replies with an error.
+    pub bad: u64,
+    /// Writes that the oracle knows of.
+    pub writes: usize,
+    /// Of the media.
+    pub machine: MachineStats,
+    /// Daemons that died before they served.
+    pub unserved: u32,
+}
+
+/// Why a run is red.
+#[derive(Clone, Debug)]
+pub struct Red {
+    /// Of this seed.
+    pub seed: u64,
+    /// What must never happen and did.
+    pub violations: Vec<String>,
+    /// What happened last: on media, then at hosts.
+    pub recent: Vec<String>,
+}
+
+impl fmt::Display for Red {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {} is red:", self.seed)?;
+        for violation in &self.violations {
+            writeln!(f, "  {violation}")?;
+        }
+        writeln!(f, "what happened last:")?;
+        for event in &self.recent {
+            writeln!(f, "    {event}")?;
+        }
+        write!(f, "to run it again: PLICA_SIM_SEED={} cargo test --features sim --test simulation one_seed", self.seed)
+    }
+}
+
+/// How a life ended.
+enum End {
+    Stopped,
+    Died,
+    Red(String),
+}
+
+/// Runs the plan.
+///
+/// # Errors
+/// What must never happen and did.
+pub fn run(subject: &dyn Subject, plan: &Plan) -> std::result::Result<Report, Box<Red>> {
+    World::new(plan).run(subject)
+}
+
+struct World<'a> {
+    plan: &'a Plan,
+    rng: Rng,
+    machine: Rc<RefCell<Machine>>,
+    file: FileId,
+    shared_memory: Rc<RefCell<SharedMemory>>,
+    hosts: Arc<Mutex<Hosts>>,
+    boot: [u8; 16],
+    /// The worst that happened since a daemon last served.
+    failure: Failure,
+    unserved: u32,
+}
+
+/// What a daemon's life is made of.
+struct Life {
+    host: Host,
+    desk: Desk,
+    habits: Habits,
+    failure: Failure,
+    verify: bool,
+    stop: bool,
+    serving: Rc<RefCell<bool>>,
+    rng: Rng,
+}
+
+impl<'a> World<'a> {
+    fn new(plan: &'a Plan) -> Self {
+        let mut rng = Rng::with_seed(plan.seed);
+        let mut machine = Machine::new(rng.fork(), Trace::new(plan.verbose));
+        let file = machine.add_medium(plan.pool_bytes);
+        let hosts = Hosts::new(plan.tolerance, Trace::new(plan.verbose), plan.seed);
+        let boot = rng.u128(..).to_le_bytes();
+        Self {
+            plan,
+            rng,
+            machine: Rc::new(RefCell::new(machine)),
+            file,
+            shared_memory: Rc::default(),
+            hosts,
+            boot,
+            failure: Failure::Daemon,
+            unserved: 0,
+        }
+    }
+
+    fn run(&mut self, subject: &dyn Subject) -> std::result::Result<Report, Box<Red>> {
+        self.create(subject)?;
+        for _ in 0..self.plan.lives {
+            let death = Death::never();
+            self.plan_death(&death);
+            let stop = self.rng.u8(0..3) == 0;
+            let verify = self.rng.u8(0..6) > 0;
+            let habits = self.plan.habits.clone();
+            match self.live(subject, &death, habits, verify, stop) {
+                End::Red(why) => return Err(self.red(Some(why))),
+                End::Stopped => self.after_stop(),
+                End::Died => self.after_death(),
+            }
+            if self.is_red() {
+                return Err(self.red(None));
+            }
+        }
+        self.finish(subject)
+    }
+
+    /// Two lives without a death: what the last recovery found stays, also over a clean stop.
+    fn finish(&mut self, subject: &dyn Subject) -> std::result::Result<Report, Box<Red>> {
+        for requests in [0..8, 0..1] {
+            let habits = Habits { requests, ..self.plan.habits.clone() };
+            match self.live(subject, &Death::never(), habits, true, true) {
+                End::Stopped if !self.is_red() => self.after_stop(),
+                End::Red(why) => return Err(self.red(Some(why))),
+                End::Stopped | End::Died => return Err(self.red(None)),
+            }
+        }
+        let machine = self.machine.borrow();
+        let hosts = lock(&self.hosts);
+        Ok(Report {
+            digest: machine.trace.digest() ^ hosts.trace.digest().rotate_left(1),
+            events: machine.trace.count() + hosts.trace.count(),
+            good: hosts.good,
+            bad: hosts.bad.values().sum(),
+            writes: hosts.oracle.write_count(),
+            machine: machine.stats,
+            unserved: self.unserved,
+        })
+    }
+
+    fn create(&mut self, subject: &dyn Subject) -> std::result::Result<(), Box<Red>> {
+        let death = Death::never();
+        let namespaces = self.plan.namespaces.clone();
+        for plan in &namespaces {
+            // ids are given in order from 1 by whoever creates them; the first life checks that
+            let id = u32::try_from(lock(&self.hosts).oracle.namespace_count() + 1).unwrap_or(u32::MAX);
+            lock(&self.hosts).oracle.add_namespace(id, plan.size, u64::from(plan.logical_block));
+        }
+        let (mut executor, host) = self.daemon(&death);
+        let result = self.execute(&mut executor, &death, subject.create(host, namespaces));
+        self.bury(&death, executor);
+        match result {
+            Ok(Some(Ok(()))) => {
+                self.machine.borrow_mut().daemon_ends();
+                Ok(())
+            }
+            Ok(Some(Err(error))) => Err(self.red(Some(format!("creating the pool failed: {error}")))),
+            Ok(None) => Err(self.red(None)),
+            Err(panic) => Err(self.red(Some(panic))),
+        }
+    }
+
+    /// A daemon's surroundings.
+    fn daemon(&mut self, death: &Arc<Death>) -> (Executor, Host) {
+        let reactor = Reactor::new(Box::new(super::SimBackend::new(self.machine.clone(), death.clone())));
+        let executor = Executor::new(reactor.clone(), Box::new(SeededOrder::new(self.rng.fork())));
+        let env = Env::new(executor.spawner(), reactor, EnvRng::Seeded(self.rng.fork()));
+        let host = Host {
+            env,
+            machine: self.machine.clone(),
+            file: self.file,
+            size: self.plan.pool_bytes,
+            shared_memory: self.shared_memory.clone(),
+            boot: self.boot,
+            death: death.clone(),
+        };
+        (executor, host)
+    }
+
+    fn live(&mut self, subject: &dyn Subject, death: &Arc<Death>, habits: Habits, verify: bool, stop: bool) -> End {
+        let (mut executor, host) = self.daemon(death);
+        let sink = Sink::new(self.hosts.clone(), death.clone());
+        let desk = Desk { hosts: self.hosts.clone(), sink };
+        let serving = Rc::new(RefCell::new(false));
+        let life = Life {
+            host: host.clone(),
+            desk,
+            habits,
+            failure: self.failure,
+            verify,
+            stop,
+            serving: serving.clone(),
+            rng: self.rng.fork(),
+        };
+        let open = subject.open(host);
+        let result = self.execute(&mut executor, death, life.live(open));
+        let was_dead = death.is_dead();
+        self.bury(death, executor);
+        if *serving.borrow() {
+            self.failure = Failure::Daemon;
+        } else {
+            self.unserved += 1;
+        }
+        match result {
+            Err(_) if was_dead => End::Died,
+            Err(panic) => End::Red(panic),
+            Ok(Some(Err(error))) if !was_dead => End::Red(format!("the daemon failed: {error}")),
+            Ok(Some(Ok(()))) if !was_dead && stop => End::Stopped,
+            Ok(_) => End::Died,
+        }
+    }
+
+    /// Runs until the future is done, the daemon dies, or the run is red.
+    fn execute<T: 'static>(
+        &self,
+        executor: &mut Executor,
+        death: &Arc<Death>,
+        main: impl Future<Output = T> + 'static,
+    ) -> std::result::Result<Option<T>, String> {
+        let (machine, hosts, death) = (self.machine.clone(), self.hosts.clone(), death.clone());
+        let began = machine.borrow().clock;
+        let mut turns = 0;
+        let stop = move || {
+            turns += 1;
+            if !death.step(Point::Task) {
+                return true;
+            }
+            let mut machine = machine.borrow_mut();
+            if machine.stalled {
+                let waiting = lock(&hosts).waiting_count();
+                machine.violation(format!("the daemon hangs; {waiting} requests have no reply"));
+            }
+            let lasted_ns = machine.clock - began;
+            if turns > TURNS_MAX || lasted_ns > LIFE_NS_MAX {
+                machine.violation(format!("no end after {turns} turns and {lasted_ns} ns"));
+            }
+            !machine.violations.is_empty() || !lock(&hosts).violations.is_empty()
+        };
+        catch_unwind(AssertUnwindSafe(|| executor.run_until(main, stop))).map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            format!("panic: {}", text.unwrap_or_default())
+        })
+    }
+
+    /// Takes away everything of a daemon that does not run any more.
+    fn bury(&self, death: &Arc<Death>, executor: Executor) {
+        // what destructors do has no effect on the world
+        death.kill();
+        drop(executor);
+        lock(&self.hosts).forget_requests();
+    }
+
+    /// Plans a death at some point of the coming life, more often early than late.
+    fn plan_death(&mut self, death: &Death) {
+        if self.rng.u8(0..8) == 0 {
+            return;
+        }
+        let point = Point::ALL[self.rng.usize(0..Point::ALL.len())];
+        let magnitude = self.rng.u32(0..14);
+        let nth = self.rng.u64(1..=1 << magnitude);
+        death.plan(point, nth, self.rng.usize(0..=1024));
+    }
+
+    fn after_death(&mut self) {
+        let power = self.rng.u8(0..2) == 0;
+        if !power || self.rng.bool() {
+            self.machine.borrow_mut().daemon_dies();
+            self.shared_memory.borrow().daemon_dies(&mut self.rng);
+        }
+        if power {
+            self.lose_power();
+        }
+    }
+
+    fn after_stop(&mut self) {
+        self.machine.borrow_mut().daemon_ends();
+        lock(&self.hosts).oracle.stopped();
+        if self.rng.bool() {
+            self.lose_power();
+        }
+    }
+
+    fn lose_power(&mut self) {
+        self.machine.borrow_mut().loses_power();
+        self.shared_memory.borrow_mut().loses_power();
+        self.boot = self.rng.u128(..).to_le_bytes();
+        self.failure = Failure::Machine;
+    }
+
+    fn is_red(&self) -> bool {
+        !self.machine.borrow().violations.is_empty() || !lock(&self.hosts).violations.is_empty()
+    }
+
+    fn red(&self, why: Option<String>) -> Box<Red> {
+        let machine = self.machine.borrow();
+        let hosts = lock(&self.hosts);
+        let violations = why.into_iter().chain(machine.violations.clone()).chain(hosts.violations.clone());
+        let recent = machine.trace.recent().chain(hosts.trace.recent());
+        Box::new(Red {
+            seed: self.plan.seed,
+            violations: violations.collect(),
+            recent: recent.map(str::to_owned).collect(),
+        })
+    }
+}
+
+impl Life {
+    async fn live(self, open: super::subject::Local<Result<Box<dyn super::subject::Serving>>>) -> Result<()> {
+        let Self { host, desk, habits, failure, verify, stop, serving, mut rng } = self;
+        let pool = open.await?;
+        if host.death.is_dead() {
+            return Ok(());
+        }
+        *serving.borrow_mut() = true;
+        lock(&desk.hosts).oracle.recovered(failure);
+        let targets: Vec<Target> =
+            pool.clients().into_iter().enumerate().map(|(index, client)| Target { index, client }).collect();
+        if verify {
+            for target in &targets {
+                read_everything(desk.clone(), target.clone(), rng.fork()).await;
+            }
+            let torn = lock(&desk.hosts).oracle.check_atoms();
+            if let (Err(why), false) = (torn, host.death.is_dead()) {
+                lock(&desk.hosts).violation(why);
+            }
+        }
+        let clients: Vec<_> = (0..habits.clients)
+            .map(|_| {
+                let client = client(host.env.clone(), desk.clone(), targets.clone(), habits.clone(), rng.fork());
+                host.env.spawner.spawn(client)
+            })
+            .collect();
+        for client in clients {
+            client.await;
+        }
+        if stop {
+            lock(&desk.hosts).stopping = true;
+            return pool.stop().await;
+        }
+        // the end of the life is a death: perhaps while the engine works in the background
+        host.env.sleep_ns(rng.u64(1..20_000_000)).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! Power cuts: the guest is killed in the middle of a load, and its disk is brought to what a real one would have kept.
+//!
+//! ```text
+//!  base ─► guest on dm-log-writes: pool, load, marks ─► KILL ─► log ─► cut at some entry ─► disk ─► guest: check
+//!                                                                                            └─► base of the next round
+//! ```
+//!
+//! Writes that no flush had covered are gone, torn or there as the seed says; which ones must be there the host knows
+//! from the marks. The seed is printed; `PLICA_CUT_SEED` repeats it, `PLICA_CUT_ROUNDS` does more of them.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    env,
+    fs::File,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use ublk_tests::{
+    Failure, Result, binaries,
+    command::Cmd,
+    log_writes::{Keep, Log, Tally, cut},
+    scenario::{AFTER_CUT, BEFORE_CUT},
+    vm::Vm,
+    workload::{Found, MARK_EVERY, Plan, Summary, Witness, parse_found},
+};
+
+const DISK_BYTES: u64 = 2 << 30;
+const LOG_BYTES: u64 = 16 << 30;
+/// Two cuts a round, each of another moment of the same run.
+const CUTS_PER_ROUND: u32 = 2;
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// The images of one chain of power cuts.
+struct Bench {
+    directory: tempfile::TempDir,
+    random: fastrand::Rng,
+}
+
+impl Bench {
+    fn new(name: &str) -> Self {
+        let plica = binaries::build_plica().unwrap();
+        let seed = env::var("PLICA_CUT_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+        println!("{name}: PLICA_CUT_SEED={seed}, {}", plica.display());
+        let directory = tempfile::tempdir().unwrap();
+        File::create(directory.path().join("base")).unwrap().set_len(DISK_BYTES).unwrap();
+        Self { directory, random: fastrand::Rng::with_seed(seed) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Runs `command` of the guest on a copy of the base until it has said some marks, then cuts the power: the log,
+    /// and the last mark that came out.
+    fn run_until_cut(&mut self, command: &str) -> Result<(Log, u64)> {
+        let (disk, log) = (self.path("disk"), self.path("log"));
+        copy(&self.path("base"), &disk)?;
+        File::create(&log).and_then(|file| file.set_len(LOG_BYTES)).map_err(Failure::io("log image"))?;
+        let table = "0 $(blockdev --getsz $VM_DISK0) log-writes $VM_DISK0 $VM_DISK1";
+        let guest = env!("CARGO_BIN_EXE_guest");
+        let script = format!("set -e\ndmsetup create plica-log --table \"{table}\"\nexec {guest} {command}");
+        let mut guest = Vm::default().disk(&disk).disk(&log).limit(600).start(&script)?;
+        let mut wanted = self.random.u32(5..25);
+        while wanted > 0 {
+            let line = guest.line(SILENCE)?.ok_or_else(|| Failure::new("the load ended by itself"));
+            // What it said on stderr explains an early end.
+            let Ok(line) = line else { return Err(guest.cut_power().err().unwrap_or(Failure::new("no load"))) };
+            wanted -= u32::from(line.starts_with("mark "));
+        }
+        thread::sleep(Duration::from_millis(self.random.u64(0..100)));
+        let lines = guest.cut_power()?;
+        let last = lines.iter().rev().find_map(|line| line.strip_prefix("mark ")?.parse().ok());
+        Ok((Log::open(&log)?, last.ok_or_else(|| Failure::new("no mark"))?))
+    }
+
+    /// Builds the disk `name` that a power cut somewhere after the first mark leaves; what was done by then.
+    fn cut_somewhere(&mut self, log: &Log, name: &str) -> Result<(u64, Tally)> {
+        let first = log.marks().next().map_or(0, |(index, _)| index + 1);
+        let at = self.random.usize(first..=log.entries().len());
+        let keep = if self.random.u8(0..3) == 0 { Keep::Nothing } else { Keep::Some(self.random.fork()) };
+        copy(&self.path("base"), &self.path(name))?;
+        let image = File::options().read(true).write(true).open(self.path(name)).map_err(Failure::io(name))?;
+        let tally = cut(log, &image, at, keep)?;
+        let done = log.mark_before(at).and_then(|word| word.parse().ok());
+        println!("  cut at entry {at} of {}, after mark {done:?}: {tally:?}", log.entries().len());
+        Ok((done.ok_or_else(|| Failure::new("a cut before the first mark"))?, tally))
+    }
+
+    /// Runs `command` of the guest on disk `name`.
+    fn check(&self, name: &str, command: &str) -> Result<Vec<String>> {
+        let guest = env!("CARGO_BIN_EXE_guest");
+        Vm::default().disk(self.path(name)).limit(300).run(&format!("{guest} {command}"))
+    }
+
+    /// Disk `name` becomes the base of the next round.
+    fn rebase(&self, name: &str) -> Result<()> {
+        std::fs::rename(self.path(name), self.path("base")).map_err(Failure::io("next base"))
+    }
+}
+
+fn rounds(default: u32) -> u32 {
+    env::var("PLICA_CUT_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    Cmd::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(from).arg(to).limit(300).ok().map(|_| ())
+}
+
+#[test]
+fn nothing_flushed_is_lost_over_twenty_power_cuts() {
+    let mut bench = Bench::new("power cuts");
+    let plan = Plan { seed: bench.random.u64(..), block_count: 8192 };
+    let keys = bench.path("keys");
+    let mut witness = Witness::new(plan, vec![Found::Zeros; 8192], 0);
+    let (mut tallies, mut summaries) = (Vec::new(), Vec::new());
+    for round in 0..rounds(10) {
+        let create = if round == 0 { "create" } else { "" };
+        let run = format!("cut-run /dev/mapper/plica-log {} plica-log {} 8192", keys.display(), plan.seed);
+        let (log, last_mark) = bench.run_until_cut(&format!("{run} {} {create}", witness.first())).unwrap();
+        println!("round {round}: {} entries, last mark {last_mark}", log.entries().len());
+        let mut found = Vec::new();
+        for _ in 0..CUTS_PER_ROUND {
+            let (done, tally) = bench.cut_somewhere(&log, "cut").unwrap();
+            copy(&bench.path("cut"), &bench.path("unchecked")).unwrap();
+            let check = format!("cut-check $VM_DISK0 {} {} 8192", keys.display(), plan.seed);
+            found = parse_found(&bench.check("cut", &check).unwrap()).unwrap();
+            let summary = witness.check(done, last_mark + 2 * MARK_EVERY, &found).unwrap();
+            println!("  {summary:?}");
+            tallies.push(tally);
+            summaries.push(summary);
+        }
+        // Half of the rounds go on from a clean stop, the others recover what the check has recovered once already.
+        bench.rebase(if round % 2 == 0 { "unchecked" } else { "cut" }).unwrap();
+        witness = Witness::new(plan, found, Witness::next_first(last_mark));
+    }
+    let sum = |of: fn(&Tally) -> u64| tallies.iter().map(of).sum::<u64>();
+    let (lost, torn) = (sum(|t| t.lost), sum(|t| t.torn));
+    assert!(lost > 0 && torn > 0, "no write was dropped under the pool: {tallies:?}");
+    let seen = |of: fn(&Summary) -> u64| summaries.iter().map(of).sum::<u64>();
+    assert!(seen(|s| s.must_survive) > 1000 && seen(|s| s.atomic) > 0, "{summaries:?}");
+}
+
+#[test]
+fn postgres_keeps_every_committed_row_over_power_cuts() {
+    let mut bench = Bench::new("PostgreSQL");
+    let keys = bench.path("keys");
+    let mut rows = 0;
+    for round in 0..rounds(3) {
+        let create = if round == 0 { "create" } else { "" };
+        let run = format!("{BEFORE_CUT} /dev/mapper/plica-log {} plica-log {rows} {create}", keys.display());
+        let (log, last_mark) = bench.run_until_cut(&run).unwrap();
+        println!("round {round}: {} entries, last mark {last_mark}", log.entries().len());
+        let (done, _) = bench.cut_somewhere(&log, "cut").unwrap();
+        let lines = bench.check("cut", &format!("{AFTER_CUT} $VM_DISK0 {}", keys.display())).unwrap();
+        let found = lines.iter().find_map(|line| line.strip_prefix("rows ")?.parse().ok()).unwrap();
+        assert!((done..=last_mark + 40).contains(&found), "{done} rows were committed, {found} are there");
+        println!("  {done} rows were committed, {found} are there");
+        rows = found;
+        bench.rebase("cut").unwrap();
+    }
+}
