@@ -46,7 +46,9 @@ use crate::pool::{OpenOptions, Pool};
 use crate::staging::RunDirStore;
 use crate::units::PoolId;
 
+pub(crate) use commands::spec_of;
 pub use machine::{Machine, boot_id, unix_now};
+pub use placement::check_placement;
 pub use served::Transport;
 
 /// How long the last answer of the control socket may take to leave.
@@ -109,7 +111,6 @@ struct Daemon {
 pub fn serve(options: ServeOptions, tell: impl Fn(&Event) + 'static) -> Result<()> {
     process::prepare();
     let signals = StopSignals::block()?;
-    placement::check(&options.path)?;
     // makes the run directory
     let staging = RunDirStore::open(&options.run_dir)?;
     let _name = lock_name(&options.run_dir, options.pool)?;

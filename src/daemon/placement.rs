@@ -10,11 +10,12 @@ use crate::fail;
 /// Devices stacked upon each other that are followed.
 const DEPTH_MAX: u32 = 16;
 
-/// Refuses a pool that lies on a ublk device: if it is one of its own, opening it waits for a daemon that waits for it.
+/// Refuses a pool that lies on a ublk device: if it is one of its own, opening it waits for a daemon that waits
+/// for it. To be asked before the medium is first read.
 ///
 /// # Errors
 /// [`crate::error::ErrorKind::Config`]; or the path is not there.
-pub(super) fn check(pool: &Path) -> Result<()> {
+pub fn check_placement(pool: &Path) -> Result<()> {
     let shown = pool.display();
     let metadata = std::fs::metadata(pool).map_err(|e| Error::io(format!("looking at {shown}"), e))?;
     let number = if metadata.file_type().is_block_device() { metadata.rdev() } else { metadata.dev() };
@@ -83,6 +84,6 @@ mod tests {
     #[test]
     fn ordinary_files_are_fine() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        check(file.path()).unwrap();
+        check_placement(file.path()).unwrap();
     }
 }
