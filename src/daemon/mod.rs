@@ -36,6 +36,7 @@ use sd_notify::NotifyState;
 use self::gate::Gate;
 use self::served::FrontEnds;
 use self::signals::StopSignals;
+use crate::codec::CodecPool;
 use crate::control::{BusyDevices, ControlServer, Medium, Served, socket_path};
 use crate::env::{Env, Mailbox, MailboxReceiver, mailbox};
 use crate::error::{Error, Result};
@@ -116,6 +117,7 @@ pub fn serve(options: ServeOptions, tell: impl Fn(&Event) + 'static) -> Result<(
     let _name = lock_name(&options.run_dir, options.pool)?;
     let mut machine = Machine::open(&options.path, Access::Write)?;
     let (env, media, medium, identity) = (machine.env(), machine.media(), machine.medium(), machine.identity());
+    let helped = machine.helped();
     let (stop, orders) = mailbox();
     let on_signal = stop.clone();
     signals.watch(move |signal| {
@@ -123,8 +125,11 @@ pub fn serve(options: ServeOptions, tell: impl Fn(&Event) + 'static) -> Result<(
         drop(on_signal.send(StopOrder { devices: BusyDevices::Leave, answer: None }));
     })?;
     machine.run(async move {
-        let open = OpenOptions { root_key: options.root_key, boot: boot_id()?, identity, workers: options.workers };
+        let codec = CodecPool::new(options.workers)?;
+        let open = OpenOptions { root_key: options.root_key, boot: boot_id()?, identity, codec };
         let pool = Pool::open(&env, &media, Box::new(staging), open).await?;
+        // it is empty: this is the only pool of the thread
+        drop(helped.set(pool.clone()));
         let control = socket_path(&options.run_dir, options.pool);
         let front_ends = match options.transport {
             Transport::Ublk => Ok(FrontEnds::ublk(options.queues)),
