@@ -16,6 +16,12 @@ use crate::format::namespaces::valid_name;
 use crate::format::{Cipher, Compression};
 use crate::limits::{BLOCK_SIZE, NAMESPACE_BLOCKS_MAX};
 
+pub(super) const HELP: &str = "\
+Examples:
+  plica namespace create pool.plica db --size 8G --root-key pool.key
+  plica namespace list pool.plica
+  plica namespace destroy pool.plica db";
+
 const CREATE_HELP: &str = "\
 A namespace is one block device with its own data key. It is thin: space is taken on write. If a daemon serves
 the pool it makes the namespace, and serves it at once unless it was started for named namespaces only;
@@ -179,7 +185,8 @@ impl CreateArgs {
             },
             Access::Idle(peek) => {
                 let spec = spec_of(&info)?;
-                let made = with_pool(&self.pool, &peek, &self.key, async move |pool| pool.create_namespace(&spec).await);
+                let made =
+                    with_pool(&self.pool, &peek, &self.key, async move |pool| pool.create_namespace(&spec).await);
                 (NamespaceInfo::from(&made?), None)
             }
         };

@@ -82,7 +82,9 @@ impl ServeArgs {
         };
         daemon::serve(options, |event| {
             output::print(&match event {
-                Event::Serving(served) if served.at.starts_with('/') => format!("serving {} as {}\n", served.name, served.at),
+                Event::Serving(served) if served.at.starts_with('/') => {
+                    format!("serving {} as {}\n", served.name, served.at)
+                }
                 Event::Serving(served) => format!("serving {} at {}\n", served.name, served.at),
                 Event::Ready => "ready\n".to_owned(),
             });
@@ -92,7 +94,9 @@ impl ServeArgs {
 
     fn choose_transport(&self) -> Result<daemon::Transport, Failure> {
         match (self.transport, &self.nbd_socket) {
-            (Transport::Ublk, Some(_)) => Err(Failure::Usage("--nbd-socket does not go with --transport ublk".to_owned())),
+            (Transport::Ublk, Some(_)) => {
+                Err(Failure::Usage("--nbd-socket does not go with --transport ublk".to_owned()))
+            }
             (Transport::Ublk, None) => Ok(daemon::Transport::Ublk),
             (Transport::Nbd, _) | (Transport::Auto, Some(_)) => Ok(daemon::Transport::Nbd),
             (Transport::Auto, None) => match crate::frontend::ublk::probe() {

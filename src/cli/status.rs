@@ -143,7 +143,11 @@ fn facts(superblock: &Superblock) -> Table {
 
 fn idle_text(superblock: &Superblock, idle: &Idle) -> String {
     let mut table = facts(superblock);
-    let state = if idle.pool.clean { "not served; stopped cleanly" } else { "not served; not stopped cleanly: the next start recovers" };
+    let state = if idle.pool.clean {
+        "not served; stopped cleanly"
+    } else {
+        "not served; not stopped cleanly: the next start recovers"
+    };
     table.row(["state", state]);
     table.row(["host wrote", &size::approximate(idle.pool.host_written)]);
     table.row(["stored", &size::approximate(idle.pool.stored)]);

@@ -76,7 +76,7 @@ impl Drop for ControlServer {
         self.closed.set(true);
         // a client that comes now must not wait for an answer that nobody gives
         drop(std::fs::remove_file(&self.path));
-        drop(rustix::net::shutdown(&self.listener, Shutdown::Both));
+        let _ = rustix::net::shutdown(&self.listener, Shutdown::Both);
     }
 }
 
@@ -192,7 +192,7 @@ impl Connection {
         let (env, socket) = (self.env.clone(), self.socket.clone());
         let watch = self.env.spawner.spawn(async move {
             env.sleep_ns(IDLE_NS).await;
-            drop(rustix::net::shutdown(&socket, Shutdown::Both));
+            let _ = rustix::net::shutdown(&socket, Shutdown::Both);
         });
         let ended = self.env.reactor.submit(op).await;
         drop(watch);

@@ -24,7 +24,7 @@ pub struct Machine {
 }
 
 /// The pool that a thread's idle time goes to, once it is open.
-pub type Helped = Rc<OnceCell<Rc<Pool>>>;
+pub(super) type Helped = Rc<OnceCell<Rc<Pool>>>;
 
 impl Machine {
     /// Opens and locks the medium at `path`.
@@ -81,8 +81,7 @@ impl Machine {
     }
 
     /// Where the pool is put that this thread's idle time shall go to.
-    #[must_use]
-    pub fn helped(&self) -> Helped {
+    pub(super) fn helped(&self) -> Helped {
         self.helped.clone()
     }
 

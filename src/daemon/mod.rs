@@ -159,7 +159,11 @@ fn lock_name(run_dir: &Path, pool: PoolId) -> Result<File> {
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|e| Error::io(format!("opening {}", path.display()), e))?;
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        fail!(Busy, "pool {pool}, or a copy of it, is already served by a daemon with run directory {}", run_dir.display());
+        fail!(
+            Busy,
+            "pool {pool}, or a copy of it, is already served by a daemon with run directory {}",
+            run_dir.display()
+        );
     }
     Ok(file)
 }
@@ -182,19 +186,13 @@ impl Daemon {
         tell: impl Fn(&Event),
     ) -> Result<()> {
         if let Err(error) = self.begin_all(names, &tell).await {
-            if let Err(second) = self.end_all(BusyDevices::Leave).await {
-                tracing::error!("{second}");
-            }
-            return give_up(&self.pool, error).await;
+            return self.abandon(error).await;
         }
         let daemon = self.clone();
         let listening = ControlServer::start(&self.env, control, move |request| daemon.clone().handle(request));
         let server = match listening {
             Ok(server) => server,
-            Err(error) => {
-                drop(self.end_all(BusyDevices::Leave).await);
-                return give_up(&self.pool, error).await;
-            }
+            Err(error) => return self.abandon(error).await,
         };
         tell(&Event::Ready);
         let count = self.front_ends.all().len();
@@ -214,6 +212,15 @@ impl Daemon {
                 return self.close(order).await;
             }
         }
+    }
+
+    /// Ends what had begun when serving cannot go on.
+    async fn abandon(&self, error: Error) -> Result<()> {
+        if let Err(second) = self.end_all(BusyDevices::Leave).await {
+            tracing::error!("{second}");
+        }
+        self.front_ends.close().await;
+        give_up(&self.pool, error).await
     }
 
     async fn begin_all(&self, names: Vec<String>, tell: &impl Fn(&Event)) -> Result<()> {
@@ -264,6 +271,7 @@ impl Daemon {
 
     async fn close(&self, order: StopOrder) -> Result<()> {
         notify(&[NotifyState::Stopping]);
+        self.front_ends.close().await;
         let result = self.pool.stop().await;
         match &result {
             Ok(()) => tracing::info!("stopped cleanly"),

@@ -45,7 +45,7 @@ pub(super) struct FrontEnds {
 
 enum Way {
     Ublk(UblkOptions),
-    Nbd { socket: PathBuf, exports: Exports, _server: Server },
+    Nbd { socket: PathBuf, exports: Exports, server: RefCell<Option<Server>> },
 }
 
 impl FrontEnds {
@@ -62,7 +62,7 @@ impl FrontEnds {
     pub(super) fn nbd(env: &Env, socket: &Path) -> Result<Self> {
         let exports = Exports::new();
         let server = Server::start(env, socket, exports.clone())?;
-        let way = Way::Nbd { socket: socket.to_owned(), exports, _server: server };
+        let way = Way::Nbd { socket: socket.to_owned(), exports, server: RefCell::new(Some(server)) };
         Ok(Self { way, serving: RefCell::default() })
     }
 
@@ -123,6 +123,15 @@ impl FrontEnds {
         }
         exports.remove(name);
         Ok(())
+    }
+
+    /// Stops listening, once nothing is served any more.
+    pub(super) async fn close(&self) {
+        let Way::Nbd { server, .. } = &self.way else { return };
+        let server = server.borrow_mut().take();
+        if let Some(server) = server {
+            server.stop().await;
+        }
     }
 
     /// Where a namespace is served.
