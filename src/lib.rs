@@ -29,6 +29,7 @@ pub mod core;
 pub mod env;
 pub mod error;
 pub mod format;
+pub mod frontend;
 pub mod keys;
 pub mod limits;
 pub mod log;

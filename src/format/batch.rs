@@ -1,18 +1,22 @@
 //! A batch: what is committed at once. A 64-byte header on a block boundary, then records; valid as a whole or not.
 //!
-//! Each record's own check is bound to its place, and a place is written once a generation; so a header that verifies
-//! and `count` records that verify and end at `length` are the batch that was written, whole.
+//! Each record's own check is bound to its place, but a place can be written more than once a generation: behind the last
+//! accepted batch a new session overwrites what an old one left. So the header also holds the sum of its records' checks:
+//! a header that verifies, and `count` records that verify, end at `length` and have that sum, are the batch that was
+//! written, whole, and no mixture of two.
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::cursor::{Reader, Writer};
-use super::record::{Place, RECORD_HEADER_BYTES, RecordHeader};
+use super::record::{Place, RECORD_HEADER_BYTES, RecordHeader, record_bytes};
 use crate::error::{Error, Result};
 use crate::limits::{GRANULE, SLOT_BYTES};
 use crate::units::{Granule, OpNo, SessionId};
 
 /// Bytes of a batch header.
 pub const BATCH_HEADER_BYTES: usize = 64;
+/// Highest operation number: at a million a second it lasts for 290,000 years.
+pub const OP_MAX: u64 = u64::MAX >> 1;
 const MAGIC: u32 = u32::from_le_bytes(*b"PLCb");
 
 /// A batch header, without its place.
@@ -30,6 +34,19 @@ pub struct BatchHeader {
     pub last_op: OpNo,
     /// All streams were durable up to this number when it was closed.
     pub settled: OpNo,
+    /// Wrapping sum of the checks of its records ([`RecordHeader::check_of`]).
+    pub checks: u64,
+}
+
+/// What a walk over the records of a batch found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WalkedRecords {
+    /// Records.
+    pub count: u32,
+    /// Operation number of the last record less the first of the batch.
+    pub last_delta: u16,
+    /// Wrapping sum of their checks.
+    pub checks: u64,
 }
 
 impl BatchHeader {
@@ -38,8 +55,12 @@ impl BatchHeader {
     pub fn encode(&self, place: &Place) -> [u8; BATCH_HEADER_BYTES] {
         let mut bytes = [0; BATCH_HEADER_BYTES];
         let mut w = Writer::new(&mut bytes);
-        w.u32(MAGIC).u32(self.length).u32(place.segment.0).u32(place.generation.0).u32(place.granule.0).u32(self.count);
-        w.u64(self.session.0).u64(self.first_op.0).u64(self.last_op.0).u64(self.settled.0);
+        let short = |n: u64| u16::try_from(n).ok();
+        let (Some(count), Some(span)) = (short(self.count.into()), short(self.last_op.0 - self.first_op.0)) else {
+            unreachable!("a batch of {} records from {} to {}", self.count, self.first_op, self.last_op)
+        };
+        w.u32(MAGIC).u32(self.length).u32(place.segment.0).u32(place.generation.0).u32(place.granule.0);
+        w.u16(count).u16(span).u64(self.session.0).u64(self.first_op.0).u64(self.settled.0).u64(self.checks);
         let check = Self::check(&bytes, place);
         if let Some(at) = bytes.last_chunk_mut::<8>() {
             *at = check.to_le_bytes();
@@ -66,33 +87,58 @@ impl BatchHeader {
         let mut r = Reader::new("batch", head);
         let (magic, length) = (r.u32()?, r.u32()?);
         r.expect("magic", u64::from(MAGIC), u64::from(magic))?;
-        let (segment, generation, granule, count) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
+        let (segment, generation, granule) = (r.u32()?, r.u32()?, r.u32()?);
+        let (count, span) = (u32::from(r.u16()?), r.u16()?);
         r.expect("segment", u64::from(place.segment.0), u64::from(segment))?;
         r.expect("generation", u64::from(place.generation.0), u64::from(generation))?;
         r.expect("granule", u64::from(place.granule.0), u64::from(granule))?;
         let session = SessionId(r.u64()?);
-        let (first_op, last_op, settled) = (OpNo(r.u64()?), OpNo(r.u64()?), OpNo(r.u64()?));
-        let check = r.u64()?;
+        let (first_op, settled, checks, check) = (OpNo(r.u64()?), OpNo(r.u64()?), r.u64()?, r.u64()?);
         r.expect("check", Self::check(head, place), check)?;
-        let bytes_max = SLOT_BYTES as u64;
-        if count == 0 || last_op < first_op || u64::from(length) > bytes_max || length % GRANULE != 0 {
-            return Err(Error::corrupt("batch", "bounds", bytes_max, u64::from(length)));
+        let least = BATCH_HEADER_BYTES + count as usize * record_bytes(0);
+        if count == 0 || !(least..=SLOT_BYTES).contains(&(length as usize)) || length % GRANULE != 0 {
+            return Err(Error::corrupt("batch", "length", least as u64, u64::from(length)));
         }
-        Ok(Self { length, count, session, first_op, last_op, settled })
+        // every number ever given out leaves room for all that can follow: sums of numbers do not overflow
+        if first_op.0 == 0 || first_op.0 > OP_MAX || u32::from(span) < count - 1 {
+            return Err(Error::corrupt("batch", "numbers", u64::from(count), u64::from(span)));
+        }
+        let last_op = OpNo(first_op.0 + u64::from(span));
+        Ok(Self { length, count, session, first_op, last_op, settled, checks })
+    }
+
+    /// Whether these are the records that the header was written for.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Corrupt`] when they are not: nothing of the batch counts.
+    pub fn matches(&self, walked: &WalkedRecords) -> Result<()> {
+        let corrupt = |field, expected, got| Err(Error::corrupt("batch", field, expected, got));
+        if walked.count != self.count {
+            return corrupt("count", self.count.into(), walked.count.into());
+        }
+        if self.first_op.0 + u64::from(walked.last_delta) != self.last_op.0 {
+            return corrupt("last number", self.last_op.0, self.first_op.0 + u64::from(walked.last_delta));
+        }
+        if walked.checks != self.checks {
+            return corrupt("checks", self.checks, walked.checks);
+        }
+        Ok(())
     }
 }
 
-/// Walks the records of `area` (which starts right behind the header, at `place`), verifying each. Ends after `length`
-/// bytes of `area`; gives each record with its place and payload to `each`.
+/// Walks the records of `area` (which starts right behind the header, at `place`, and ends with the last record),
+/// verifying each; gives each record with its place and payload to `each`. What `each` was given counts only when the
+/// walk ended well and its result matches the header ([`BatchHeader::matches`]).
 ///
 /// # Errors
-/// [`crate::error::ErrorKind::Corrupt`] for the first record that does not verify; then nothing of the batch counts.
+/// [`crate::error::ErrorKind::Corrupt`] for the first record that does not verify or goes back in numbers; then nothing
+/// of the batch counts.
 pub fn walk_records(
     area: &[u8],
     place: &Place,
     mut each: impl FnMut(&RecordHeader, &Place, &[u8]) -> Result<()>,
-) -> Result<u32> {
-    let (mut at, mut count) = (0_usize, 0);
+) -> Result<WalkedRecords> {
+    let (mut at, mut walked) = (0_usize, WalkedRecords::default());
     while at < area.len() {
         let rest = area.get(at..).unwrap_or_default();
         let (header, check) = RecordHeader::decode(rest)?;
@@ -104,9 +150,15 @@ pub fn walk_records(
         let granules = u32::try_from(at / GRANULE as usize).unwrap_or(u32::MAX);
         let here = place.at(Granule(place.granule.0 + granules));
         header.verify(check, xxh3_64(payload), &here)?;
+        let ascending = if walked.count == 0 { header.op_delta == 0 } else { header.op_delta > walked.last_delta };
+        if !ascending {
+            return Err(Error::corrupt("record", "number", walked.last_delta.into(), header.op_delta.into()));
+        }
         each(&header, &here, payload)?;
         at += bytes;
-        count += 1;
+        walked.count += 1;
+        walked.last_delta = header.op_delta;
+        walked.checks = walked.checks.wrapping_add(check);
     }
-    Ok(count)
+    Ok(walked)
 }

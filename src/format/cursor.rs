@@ -116,6 +116,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Nothing but zeros may follow.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.zeros(self.rest.len())
+    }
+
     pub(crate) fn rest(&self) -> usize {
         self.rest.len()
     }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::error::{Error, Result};
 use crate::units::{Granule, SegmentId};
 
 /// A tier of media the log lives on.
@@ -76,6 +77,19 @@ impl Entry {
                 | u64::from(location.index & 7) << 9
                 | u64::from(location.check & 0x1ff),
         )
+    }
+
+    /// From the 8 bytes on media.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Corrupt`] when it points nowhere and yet has bits beside its state. That the segment
+    /// exists is for the caller to check: only the pool knows how many it has.
+    pub fn from_bits(bits: u64) -> Result<Self> {
+        let entry = Self(bits);
+        if entry.segment().is_none() && entry != Self::HOLE && entry != Self::LOST {
+            return Err(Error::corrupt("entry", "state", bits >> 61 << 61, bits));
+        }
+        Ok(entry)
     }
 
     /// What it says.

@@ -5,7 +5,7 @@
 //!   4 KiB    namespace table       copy 0    256 KiB
 //!   260 KiB  root slot 0, slot 1   copy 0    512 KiB each
 //!   2 MiB    segments
-//!   end - 2 MiB + 732 KiB          root slot 0, slot 1, namespace table, superblock: copy 1
+//!   end - 1284 KiB          root slot 0, slot 1, namespace table, superblock: copy 1
 //! ```
 
 use crate::units::SegmentId;

@@ -20,12 +20,13 @@ pub fn encode_leaf(entries: &[Entry; LEAF_ENTRIES], bytes: &mut [u8; LEAF_BYTES]
 /// Bytes to entries.
 ///
 /// # Errors
-/// [`crate::error::ErrorKind::Corrupt`] when there are fewer than [`LEAF_BYTES`].
+/// [`crate::error::ErrorKind::Corrupt`] when there are not [`LEAF_BYTES`], or one is no entry.
 pub fn decode_leaf(bytes: &[u8]) -> Result<Box<[Entry; LEAF_ENTRIES]>> {
     let mut r = Reader::new("leaf", bytes);
     let mut entries = Box::new([Entry::HOLE; LEAF_ENTRIES]);
     for entry in entries.iter_mut() {
-        *entry = Entry(r.u64()?);
+        *entry = Entry::from_bits(r.u64()?)?;
     }
+    r.finish()?;
     Ok(entries)
 }

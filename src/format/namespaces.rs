@@ -73,6 +73,8 @@ impl NamespaceTable {
             let text = format!("a pool holds at most {NAMESPACES_MAX} namespaces");
             return Err(Error::new(ErrorKind::NoSpace, text));
         }
+        let fits = |e: &NamespaceEntry| valid_name(&e.name) && matches!(e.logical_block, 512 | 4096);
+        assert!(self.entries.iter().all(fits), "names and block sizes are checked where they come in");
         bytes.fill(0);
         let mut w = Writer::new(bytes);
         w.u64(MAGIC).bytes(&self.pool.0).u64(self.sequence).u32(self.next_id);
@@ -94,6 +96,10 @@ impl NamespaceTable {
     /// # Errors
     /// [`ErrorKind::Corrupt`] when it is damaged or another pool's.
     pub fn decode(bytes: &[u8], pool: PoolId) -> Result<Self> {
+        if bytes.len() != NAMESPACE_TABLE_BYTES {
+            let (expected, got) = (NAMESPACE_TABLE_BYTES as u64, bytes.len() as u64);
+            return Err(Error::corrupt("namespace table", "length", expected, got));
+        }
         let body = open_checksum("namespace table", bytes)?;
         let mut r = Reader::new("namespace table", body);
         let magic = r.u64()?;
@@ -106,9 +112,27 @@ impl NamespaceTable {
         if count as usize > NAMESPACES_MAX {
             return Err(Error::corrupt("namespace table", "count", NAMESPACES_MAX as u64, u64::from(count)));
         }
-        let entries = (0..count).map(|_| decode_entry(&mut r)).collect::<Result<_>>()?;
+        let entries = (0..count).map(|_| decode_entry(&mut r)).collect::<Result<Vec<_>>>()?;
+        r.finish()?;
+        check_identities(&entries, next_id)?;
         Ok(Self { pool, sequence, next_id, entries })
     }
+}
+
+/// Ids are given out in ascending order and never again, and a name means one namespace.
+fn check_identities(entries: &[NamespaceEntry], next_id: u32) -> Result<()> {
+    let mut names = std::collections::BTreeSet::new();
+    let mut above = 0;
+    for entry in entries {
+        if entry.id.0 <= above || entry.id.0 >= next_id {
+            return Err(Error::corrupt("namespace entry", "id", u64::from(above) + 1, u64::from(entry.id.0)));
+        }
+        above = entry.id.0;
+        if !names.insert(entry.name.as_str()) {
+            return Err(Error::corrupt("namespace entry", "name", 0, u64::from(entry.id.0)));
+        }
+    }
+    Ok(())
 }
 
 fn decode_entry(r: &mut Reader<'_>) -> Result<NamespaceEntry> {
@@ -117,8 +141,9 @@ fn decode_entry(r: &mut Reader<'_>) -> Result<NamespaceEntry> {
     let (cipher, compression) = (Cipher::from_byte(r.u8()?)?, Compression::from_byte(r.u8()?)?);
     let (unit_blocks, logical_shift) = (r.u8()?, r.u8()?);
     let (blocks, created, name_len) = (r.u64()?, r.u64()?, r.u8()?);
-    let name = r.bytes(NAME_BYTES_MAX)?.get(..usize::from(name_len)).and_then(|n| std::str::from_utf8(n).ok());
-    let Some(name) = name.filter(|n| valid_name(n)) else {
+    let (name, padding) = r.bytes(NAME_BYTES_MAX)?.split_at_checked(usize::from(name_len)).unwrap_or_default();
+    let name = std::str::from_utf8(name).ok().filter(|n| valid_name(n));
+    let Some(name) = name.filter(|_| padding.iter().all(|b| *b == 0)) else {
         return Err(corrupt("name", u64::from(name_len)));
     };
     let wrapped_key = r.array()?;

@@ -8,15 +8,17 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::cursor::{Reader, Writer};
 use super::entry::Tier;
+use super::image::IMAGE_PART_BYTES;
 use super::kinds::Codec;
+use super::leaf::LEAF_BYTES;
 use crate::error::{Error, Result};
-use crate::limits::{FRAGMENT_BLOCKS_MAX, GRANULE};
+use crate::limits::{BLOCK_BYTES, FRAGMENT_BLOCKS_MAX, GRANULE, LEAF_ENTRIES, NAMESPACE_BLOCKS_MAX, SEAL_OVERHEAD_MAX};
 use crate::units::{Generation, Granule, Lba, NamespaceId, PoolId, SealNo, SegmentId, SessionId};
 
 /// Bytes of a record header.
 pub const RECORD_HEADER_BYTES: usize = 40;
-/// Largest payload.
-pub const RECORD_PAYLOAD_MAX: usize = u16::MAX as usize;
+/// Largest payload: a part of an image. Whatever the kind, a record is read with at most 127 sectors.
+pub const RECORD_PAYLOAD_MAX: usize = IMAGE_PART_BYTES;
 
 /// What a record does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +169,12 @@ impl RecordHeader {
         xxh3_64(&input)
     }
 
+    /// The check in an encoded header: the last field.
+    #[must_use]
+    pub fn check_of(bytes: &[u8; RECORD_HEADER_BYTES]) -> u64 {
+        bytes.last_chunk().map_or(0, |check| u64::from_le_bytes(*check))
+    }
+
     /// Reads a header; says nothing yet of the payload. Returns it with its check.
     ///
     /// # Errors
@@ -187,16 +195,13 @@ impl RecordHeader {
                 if mask == 0 || mask & !all != 0 || (kind == 1 && mask != all) {
                     return Err(Error::corrupt("record", "mask", u64::from(all), u64::from(mask)));
                 }
-                if (codec == Codec::Zero) != (stored == 0) {
-                    return Err(Error::corrupt("record", "stored", u64::from(codec != Codec::Zero), u64::from(stored)));
-                }
                 let seal = SealNo { session: SessionId(a), counter: b };
                 RecordBody::Fragment { moved: kind == 2, codec, count, mask, seal }
             }
             _ => {
                 r.expect("reserved", 0, u64::from(codec) | u64::from(shape) | u64::from(mask))?;
                 match kind {
-                    3 if a > 0 && stored == 0 => RecordBody::Clear { count: a },
+                    3 if a > 0 => RecordBody::Clear { count: a },
                     4 => RecordBody::Leaf { complete: a },
                     5 => RecordBody::Image { image: a, part: b },
                     _ => return Err(Error::corrupt("record", "kind", 1, u64::from(kind))),
@@ -206,7 +211,37 @@ impl RecordHeader {
         if kind == 3 || kind == 4 {
             r.expect("reserved", 0, b)?;
         }
-        Ok((Self { namespace, first: Lba(lba), op_delta, stored, body }, check))
+        let header = Self { namespace, first: Lba(lba), op_delta, stored, body };
+        header.check_bounds()?;
+        Ok((header, check))
+    }
+
+    /// What no encoder writes is not believed, so that nobody further in has to expect it: ranges end within the
+    /// largest namespace, and payloads are no longer than their kind can be.
+    fn check_bounds(&self) -> Result<()> {
+        let blocks = |count: u8| usize::from(count) * BLOCK_BYTES + SEAL_OVERHEAD_MAX;
+        let (lbas, payload_min, payload_max) = match self.body {
+            RecordBody::Fragment { codec: Codec::Zero, count, .. } => (u64::from(count), 0, 0),
+            RecordBody::Fragment { count, .. } => (u64::from(count), 1, blocks(count)),
+            RecordBody::Clear { count } => (count, 0, 0),
+            RecordBody::Leaf { .. } => (LEAF_ENTRIES as u64, LEAF_BYTES, LEAF_BYTES),
+            RecordBody::Image { .. } => (0, 1, IMAGE_PART_BYTES),
+        };
+        let (whose, first) = (u64::from(self.namespace.0), self.first.0);
+        let corrupt = |field, expected, got| Err(Error::corrupt("record", field, expected, got));
+        if !(payload_min..=payload_max).contains(&usize::from(self.stored)) {
+            return corrupt("stored", payload_max as u64, u64::from(self.stored));
+        }
+        match self.body {
+            RecordBody::Image { .. } if whose != 0 || first != 0 => corrupt("namespace", 0, whose),
+            RecordBody::Image { .. } => Ok(()),
+            _ if whose == 0 => corrupt("namespace", 1, 0),
+            RecordBody::Leaf { .. } if first % LEAF_ENTRIES as u64 != 0 => corrupt("first LBA", 0, first),
+            _ if lbas > NAMESPACE_BLOCKS_MAX || first > NAMESPACE_BLOCKS_MAX - lbas => {
+                corrupt("LBAs", NAMESPACE_BLOCKS_MAX, first)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Compares the check with the payload and the place (I5).

@@ -12,6 +12,8 @@ use crate::units::{Generation, NamespaceId, OpNo, PoolId, SegmentId, SessionId};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"PLCroot\0");
 const HEADER_BYTES: usize = 256;
+/// Bytes from the magic to the length: what is read before the checksum can be.
+const ROOT_PREFIX_BYTES: usize = 48;
 /// Beyond this many bytes of changes a full image is written (rule 6.1).
 pub const CHANGE_BYTES_MAX: usize = 256 << 10;
 /// Bytes of a directory change.
@@ -204,7 +206,11 @@ impl Root {
         let Some(whole) = buf.get(..bytes) else {
             return Err(Error::corrupt("root", "length", buf.len() as u64, bytes as u64));
         };
-        open_checksum("root", whole)?;
+        let mut r = Reader::new("root", open_checksum("root", whole)?);
+        r.bytes(ROOT_PREFIX_BYTES)?;
+        if flags & !1 != 0 {
+            return Err(Error::corrupt("root", "flags", 1, u64::from(flags)));
+        }
         if id != pool {
             return Err(Error::corrupt("root", "pool", 0, 1));
         }
@@ -232,7 +238,7 @@ impl Root {
             lifetime,
             image,
             image_directory_bytes,
-            image_parts: list(parts, || Ok(Entry(r.u64()?)))?,
+            image_parts: list(parts, || Entry::from_bits(r.u64()?))?,
             image_generations: list(image_segments, || {
                 Ok(SegmentChange { segment: SegmentId(r.u32()?), generation: Generation(r.u32()?) })
             })?,
@@ -245,7 +251,37 @@ impl Root {
             })?,
             directory: list(directory, || decode_directory(&mut r))?,
         };
+        r.finish()?;
         Ok(root)
+    }
+}
+
+impl Root {
+    /// Whether what the root names can be in a pool of so many segments: for recovery, before it uses them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] for a segment that the pool does not have, sessions that are none or out of order, or
+    /// numbers beyond the last.
+    pub fn check_bounds(&self, segment_count: u32) -> Result<()> {
+        let bound = |segment: SegmentId| {
+            let inside = segment.0 < segment_count;
+            if inside { Ok(()) } else { Err(Error::corrupt("root", "segment", segment_count.into(), segment.0.into())) }
+        };
+        self.window.iter().try_for_each(|w| bound(w.segment))?;
+        self.segments.iter().chain(&self.image_generations).try_for_each(|s| bound(s.segment))?;
+        let images = self.directory.iter().map(|d| d.image.entry).chain(self.image_parts.iter().copied());
+        images.filter_map(Entry::segment).try_for_each(bound)?;
+        let mut before = OpNo(0);
+        for s in &self.sessions {
+            if s.session.0 == 0 || s.last_accepted < before || s.last_accepted > self.last_op {
+                return Err(Error::corrupt("root", "session", self.last_op.0, s.last_accepted.0));
+            }
+            before = s.last_accepted;
+        }
+        if self.replay_start > self.last_op {
+            return Err(Error::corrupt("root", "replay start", self.last_op.0, self.replay_start.0));
+        }
+        Ok(())
     }
 }
 
@@ -268,6 +304,6 @@ fn decode_window(r: &mut Reader<'_>) -> Result<WindowSegment> {
 /// Reads a directory entry: the same bytes in the root and in the image.
 pub(crate) fn decode_directory(r: &mut Reader<'_>) -> Result<DirectoryChange> {
     let (namespace, leaf) = (NamespaceId(r.u32()?), r.u32()?);
-    let image = LeafImage { entry: Entry(r.u64()?), complete: OpNo(r.u64()?) };
+    let image = LeafImage { entry: Entry::from_bits(r.u64()?)?, complete: OpNo(r.u64()?) };
     Ok(DirectoryChange { namespace, leaf, image })
 }

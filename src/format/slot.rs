@@ -5,8 +5,8 @@
 
 use super::cursor::{Reader, Writer, open_checksum, seal_checksum};
 use super::record::Place;
-use crate::error::Result;
-use crate::limits::{SLOT_BYTES, SLOT_COUNT};
+use crate::error::{Error, Result};
+use crate::limits::{BLOCK_SIZE, GRANULE, SEGMENT_BYTES_MAX, SLOT_BYTES, SLOT_COUNT};
 use crate::units::{Generation, Granule, OpNo, PoolId, SegmentId, SessionId};
 
 /// Bytes of the header page that are used.
@@ -57,6 +57,7 @@ impl StagingHeader {
         let (device, inode, slot_bytes, slot_count) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
         r.expect("slot bytes", SLOT_BYTES as u64, slot_bytes)?;
         r.expect("slot count", SLOT_COUNT as u64, slot_count)?;
+        r.finish()?;
         Ok(Self { pool, session, boot, device, inode })
     }
 }
@@ -104,6 +105,10 @@ impl Prelude {
         r.expect("session", session.0, owner)?;
         let same_pool = r.array::<16>()? == pool.0;
         r.expect("pool", 1, u64::from(same_pool))?;
+        r.finish()?;
+        if granule.0 % (BLOCK_SIZE / GRANULE) != 0 || granule.0 >= SEGMENT_BYTES_MAX / GRANULE {
+            return Err(Error::corrupt("slot", "granule", 0, u64::from(granule.0)));
+        }
         Ok(Self { segment, generation, granule, first_op })
     }
 }

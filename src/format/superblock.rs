@@ -14,6 +14,13 @@ pub const MAGIC: [u8; 8] = *b"PLICA\r\n\x1a";
 /// Bytes of a label, UTF-8, zero padded.
 pub const LABEL_BYTES: usize = 64;
 
+/// Most memory a superblock may ask for to derive its key, in KiB (4 GiB): it is input, not yet trusted.
+pub const ARGON2_MEMORY_KIB_MAX: u32 = 4 << 20;
+/// Most passes.
+pub const ARGON2_PASSES_MAX: u32 = 1024;
+/// Most lanes.
+pub const ARGON2_LANES_MAX: u32 = 64;
+
 /// Where the root key comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeySource {
@@ -85,25 +92,22 @@ impl Superblock {
             return Err(Error::new(ErrorKind::NotFound, "no Plica superblock here"));
         }
         let version = r.u32()?;
+        let Some(copy) = bytes.get(..SUPERBLOCK_BYTES) else {
+            return Err(Error::corrupt("superblock", "length", SUPERBLOCK_BYTES as u64, bytes.len() as u64));
+        };
+        let body = open_checksum("superblock", copy)?;
         if version != FORMAT_VERSION {
             let text = format!("the pool has format version {version}; this plica reads version {FORMAT_VERSION}");
             return Err(Error::new(ErrorKind::Version, text));
         }
-        let Some(copy) = bytes.get(..SUPERBLOCK_BYTES) else {
-            return Err(Error::corrupt("superblock", "length", SUPERBLOCK_BYTES as u64, bytes.len() as u64));
-        };
-        open_checksum("superblock", copy)?;
+        let mut r = Reader::new("superblock", body);
+        r.bytes(MAGIC.len() + 4)?;
         r.zeros(4)?;
         let (pool, sequence, pool_bytes) = (PoolId(r.array()?), r.u64()?, r.u64()?);
         let (segment_bytes, segment_count, created) = (r.u32()?, r.u32()?, r.u64()?);
-        let source = r.u32()?;
-        let (memory_kib, passes, lanes, salt) = (r.u32()?, r.u32()?, r.u32()?, r.array()?);
-        let key_source = match source {
-            1 => KeySource::File,
-            2 => KeySource::Passphrase { memory_kib, passes, lanes, salt },
-            other => return Err(Error::corrupt("superblock", "key source", 1, u64::from(other))),
-        };
+        let key_source = decode_key_source(&mut r)?;
         let (key_check, label) = (r.array()?, r.array()?);
+        r.finish()?;
         let block =
             Self { pool, sequence, pool_bytes, segment_bytes, segment_count, created, key_source, key_check, label };
         block.check_geometry()?;
@@ -119,10 +123,33 @@ impl Superblock {
         if !(SEGMENTS_MIN..=SEGMENTS_MAX).contains(&count) {
             return Err(Error::corrupt("superblock", "segment count", u64::from(SEGMENTS_MIN), u64::from(count)));
         }
+        if self.pool_bytes % SUPERBLOCK_BYTES as u64 != 0 {
+            return Err(Error::corrupt("superblock", "pool size", 0, self.pool_bytes));
+        }
         let needed = super::layout::pool_bytes_needed(bytes, count);
         if needed > self.pool_bytes {
             return Err(Error::corrupt("superblock", "pool size", needed, self.pool_bytes));
         }
         Ok(())
     }
+}
+
+fn decode_key_source(r: &mut Reader<'_>) -> Result<KeySource> {
+    let kind = r.u32()?;
+    if kind == 1 {
+        r.zeros(28)?;
+        return Ok(KeySource::File);
+    }
+    r.expect("key source", 2, u64::from(kind))?;
+    let (memory_kib, passes, lanes, salt) = (r.u32()?, r.u32()?, r.u32()?, r.array()?);
+    for (field, value, max) in [
+        ("memory", memory_kib, ARGON2_MEMORY_KIB_MAX),
+        ("passes", passes, ARGON2_PASSES_MAX),
+        ("lanes", lanes, ARGON2_LANES_MAX),
+    ] {
+        if value == 0 || value > max {
+            return Err(Error::corrupt("superblock", field, u64::from(max), u64::from(value)));
+        }
+    }
+    Ok(KeySource::Passphrase { memory_kib, passes, lanes, salt })
 }

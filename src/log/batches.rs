@@ -79,6 +79,8 @@ pub struct Batch {
     pub padded: usize,
     /// Records.
     pub count: u32,
+    /// Wrapping sum of their checks.
+    pub checks: u64,
     /// Number of its first record.
     pub first_op: Option<OpNo>,
     /// Number of its last record.
@@ -104,6 +106,7 @@ impl Batches {
             length: crate::format::batch::BATCH_HEADER_BYTES,
             padded: 0,
             count: 0,
+            checks: 0,
             first_op: None,
             last_op: OpNo(0),
             opened_ns: now_ns,

@@ -168,6 +168,7 @@ impl Log {
         batch.memory.store(&self.region, at + RECORD_HEADER_BYTES, payload);
         batch.memory.zero(&self.region, at + RECORD_HEADER_BYTES + payload.len(), end);
         batch.length = end;
+        batch.checks = batch.checks.wrapping_add(RecordHeader::check_of(&encoded));
         batch.count += 1;
         batch.last_op = op;
         let appended = Appended { op, segment: place.segment, entry: entry_of(&header, &place) };
@@ -212,6 +213,7 @@ impl Log {
             first_op,
             last_op: batch.last_op,
             settled,
+            checks: batch.checks,
         };
         let padded = length.next_multiple_of(BLOCK_SIZE);
         batch.memory.store(&self.region, 0, &header.encode(&batch.place));

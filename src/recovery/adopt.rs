@@ -66,18 +66,15 @@ fn adopt_slot(
     region.load(slot, 0, &mut bytes[..length]);
     let place = Place { pool: root.pool, tier: Tier::Ssd, segment, generation, granule };
     let records_at = place.at(Granule(granule.0 + u32::try_from(BATCH_HEADER_BYTES).unwrap_or(0) / GRANULE));
-    let mut last_op = first_op;
-    let count = walk_records(&bytes[BATCH_HEADER_BYTES..length], &records_at, |record, _, _| {
-        last_op = OpNo(first_op.0 + u64::from(record.op_delta));
-        Ok(())
-    })?;
+    let walked = walk_records(&bytes[BATCH_HEADER_BYTES..length], &records_at, |_, _, _| Ok(()))?;
     let header = BatchHeader {
         length: u32::try_from(length).unwrap_or(u32::MAX),
-        count,
+        count: walked.count,
         session: root.session,
         first_op,
-        last_op,
+        last_op: OpNo(first_op.0 + u64::from(walked.last_delta)),
         settled: OpNo(0),
+        checks: walked.checks,
     };
     bytes[..BATCH_HEADER_BYTES].copy_from_slice(&header.encode(&place));
     Ok((place, bytes, padded))

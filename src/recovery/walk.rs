@@ -79,15 +79,12 @@ fn batch_records(rest: &[u8], header: &BatchHeader, place: &Place) -> Result<Vec
     let area = rest.get(BATCH_HEADER_BYTES..header.length as usize).unwrap_or_default();
     let at = place.at(Granule(place.granule.0 + granules(BATCH_HEADER_BYTES)));
     let mut records = Vec::with_capacity(header.count as usize);
-    let count = walk_records(area, &at, |record, place, _| {
+    let walked = walk_records(area, &at, |record, place, _| {
         let op = OpNo(header.first_op.0 + u64::from(record.op_delta));
         records.push(summary_entry(record, place, op));
         Ok(())
     })?;
-    let last = records.last().map_or(OpNo(0), |r| r.op);
-    if count != header.count || last != header.last_op {
-        return Err(crate::error::Error::corrupt("batch", "count", u64::from(header.count), u64::from(count)));
-    }
+    header.matches(&walked)?;
     Ok(records)
 }
 

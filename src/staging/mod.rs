@@ -1,36 +1,40 @@
-//! Shared-memory slots that outlive the daemon but not the machine (design section 4).
+//! Shared-memory slots that outlive the daemon but not the machine.
 //!
 //! ```text
-//!   append ─► slot ─ publish ─► acknowledged … write completed ─► slot free
-//!                └─ the daemon dies ─► the next one adopts what was published
+//!   core ── store, publish ──► Region (mapped) ── file RUN_DIR/<pool>.<session>.staging
+//!   next daemon ── StagingStore::find ──► Region ── adopted by recovery
 //! ```
 //!
-//! **Invariants.** Sealed bytes only (I6). What is published and not yet written is on no other medium: the file goes only
-//! after a root that no longer needs it.
+//! **Invariants.** One file a serve, named after its session; the new one exists and is locked before the root names
+//! its session, and the old one is removed after that. Sealed bytes only (I6).
+//!
+//! **Not here:** what the bytes mean (`format::slot`), which session is to be adopted (the root says).
 
 mod region;
-
-pub use region::{Region, SlotBuf};
+mod store;
 
 use crate::error::Result;
 use crate::format::slot::StagingHeader;
 use crate::units::{PoolId, SessionId};
 
-/// Where the staging files of serves are. Two exist: a directory on tmpfs, and the simulator's machine.
+pub use region::{Region, SlotBuf};
+pub use store::RunDirStore;
+
+/// Where staging memory is kept, by pool and session. Two exist: the run directory and the simulator's.
 pub trait StagingStore {
-    /// A new region for a serve, with this header, ready for use: fully allocated and locked in memory.
+    /// Makes the memory of a new session, its header stored.
     ///
     /// # Errors
-    /// There is no memory for it, or it exists.
+    /// No room for it, or it exists already.
     fn create(&mut self, header: &StagingHeader) -> Result<Region>;
 
-    /// The region of a serve, if it is still there.
+    /// The memory of an earlier session, if it is still there. What it holds is for the caller to verify.
     ///
     /// # Errors
-    /// It is there but cannot be read.
+    /// It is there but cannot be trusted (not of its one size, not ours) or is in use.
     fn find(&mut self, pool: PoolId, session: SessionId) -> Result<Option<Region>>;
 
-    /// Removes the region of a serve; none is no error.
+    /// Forgets the memory of a session. A mapping of it stays valid.
     ///
     /// # Errors
     /// It is there and cannot be removed.

@@ -1,0 +1,125 @@
+//! A thread's executor over io_uring, with one medium: what an engine runs on, in the daemon and in commands.
+
+use std::future::Future;
+use std::path::Path;
+use std::rc::Rc;
+
+use crate::control::Medium;
+use crate::env::executor::Fifo;
+use crate::env::{Env, Executor, Reactor, Rng};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::BLOCK_SIZE;
+use crate::media::{Access, Device, Media, UringBackend};
+
+/// Executor, environment and medium of this thread.
+pub struct Machine {
+    executor: Executor,
+    env: Env,
+    media: Media,
+    medium: Medium,
+}
+
+impl Machine {
+    /// Opens and locks the medium at `path`.
+    ///
+    /// # Errors
+    /// What [`Device::open`] and [`UringBackend::new`] report.
+    pub fn open(path: &Path, access: Access) -> Result<Self> {
+        Self::with_device(&Device::open(path, access)?)
+    }
+
+    /// Over an open medium, which stays open and locked as long as this lives.
+    ///
+    /// # Errors
+    /// What [`UringBackend::new`] reports.
+    pub fn with_device(device: &Device) -> Result<Self> {
+        let mut backend = UringBackend::new()?;
+        let file = backend.register(device);
+        let reactor = Reactor::new(Box::new(backend));
+        let executor = Executor::new(reactor.clone(), Box::new(Fifo::default()));
+        let env = Env::new(executor.spawner(), Rc::clone(&reactor), Rng::Kernel);
+        // what is beyond the last whole block is nobody's
+        let size = device.size() / u64::from(BLOCK_SIZE) * u64::from(BLOCK_SIZE);
+        let media = Media::new(reactor, file, size, device.block());
+        let identity = device.identity();
+        let medium = Medium { device: identity.device, inode: identity.inode };
+        Ok(Self { executor, env, media, medium })
+    }
+
+    /// The environment of tasks here.
+    #[must_use]
+    pub fn env(&self) -> Env {
+        self.env.clone()
+    }
+
+    /// The medium.
+    #[must_use]
+    pub fn media(&self) -> Media {
+        self.media.clone()
+    }
+
+    /// Which medium of this machine it is.
+    #[must_use]
+    pub fn medium(&self) -> Medium {
+        self.medium
+    }
+
+    /// Device and inode of the medium, as staging memory is bound to them.
+    #[must_use]
+    pub fn identity(&self) -> (u64, u64) {
+        (self.medium.device, self.medium.inode)
+    }
+
+    /// Runs tasks until `main` is done.
+    pub fn run<T: 'static>(&mut self, main: impl Future<Output = T> + 'static) -> T {
+        self.executor.run(main)
+    }
+}
+
+/// The boot of this machine: memory of another boot is gone.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn boot_id() -> Result<[u8; 16]> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(format!("reading {path}"), e))?;
+    parse_uuid(text.trim())
+        .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("{path} holds {text:?}, which is no boot id")))
+}
+
+fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let digits: Vec<u8> = text.bytes().filter(|b| *b != b'-').collect();
+    let (pairs, rest) = digits.as_chunks::<2>();
+    let mut id = [0; 16];
+    if pairs.len() != id.len() || !rest.is_empty() {
+        return None;
+    }
+    for (byte, pair) in id.iter_mut().zip(pairs) {
+        let [high, low] = pair.map(|digit| char::from(digit).to_digit(16));
+        *byte = u8::try_from(high? << 4 | low?).ok()?;
+    }
+    Some(id)
+}
+
+/// Seconds since 1970, for times of creation that people read. Nothing is ordered by it.
+#[must_use]
+pub fn unix_now() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    u64::try_from(now.tv_sec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boot_ids_are_read() {
+        let id = parse_uuid("00010203-0405-0607-0809-0a0b0c0d0eff").unwrap();
+        assert_eq!(id, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0xff]);
+        for text in ["", "0001", "00010203-0405-0607-0809-0a0b0c0d0eff00", "0001020g-0405-0607-0809-0a0b0c0d0eff"] {
+            assert_eq!(parse_uuid(text), None, "{text}");
+        }
+        assert_ne!(boot_id().unwrap(), [0; 16]);
+        assert_eq!(boot_id().unwrap(), boot_id().unwrap());
+    }
+}
