@@ -251,13 +251,13 @@ impl Core {
                 let info = state.log.segments.get(*id);
                 let flushed = info.state == SegmentState::Sealed && info.summary == SummaryState::Durable;
                 let kind = if flushed { WindowState::Flushed } else { WindowState::Open };
-                WindowSegment { segment: *id, generation: info.generation, state: kind }
+                WindowSegment { segment: *id, generation: info.generation, state: kind, end: info.end }
             })
             .collect();
         listed.extend(state.log.segments.iter().filter_map(|(id, info)| {
             let announced = matches!(info.state, SegmentState::Announcing | SegmentState::Announced);
             let state = WindowState::Announced;
-            announced.then_some(WindowSegment { segment: id, generation: info.generation, state })
+            announced.then_some(WindowSegment { segment: id, generation: info.generation, state, end: 0 })
         }));
         let root = &state.root;
         Root {

@@ -224,6 +224,8 @@ impl Log {
         stream.batch = None;
         if let Some(open) = &mut stream.segment {
             open.at += padded;
+            let (segment, end) = (open.id, open.at);
+            self.segments.get_mut(segment).end = end;
         }
         Some(id)
     }

@@ -255,7 +255,8 @@ fn build_state(
         if untouched {
             segments.recovered_announced(listed.segment, listed.generation);
         } else {
-            segments.recovered(listed.segment, listed.generation, top, clear);
+            let end = segment.end.unwrap_or(listed.end);
+            segments.recovered(listed.segment, listed.generation, end, top, clear);
         }
     }
     let mut log = Log::new(superblock.pool, session, layout.segment_bytes, recovered.highest, segments, region);
@@ -263,8 +264,7 @@ fn build_state(
         append_behind(&mut log, kind, recovered);
     }
     let mut sessions = root.sessions.clone();
-    let accepted = recovered.accepted.get(&root.session).copied().unwrap_or(root.replay_start);
-    sessions.push(WindowSession { session: root.session, last_accepted: accepted });
+    sessions.push(WindowSession { session: root.session, last_accepted: recovered.accepted });
     let unknown = |id: &NamespaceId| !namespaces.contains_key(id);
     let root_state = RootState {
         sequence: root.sequence,
@@ -313,7 +313,8 @@ pub(super) fn open_namespace(entry: &NamespaceEntry, superblock: &Superblock, ro
 /// The new session appends behind what was accepted: in the stream's newest walked segment that is not full.
 fn append_behind(log: &mut Log, kind: StreamKind, recovered: &Recovered) {
     let leaf_stream = kind == StreamKind::Leaf;
-    let walked = recovered.segments.iter().filter_map(|s| s.end.filter(|end| *end > 0).map(|end| (s, end)));
+    let open = recovered.segments.iter().filter(|s| s.listed.state != WindowState::Flushed);
+    let walked = open.filter_map(|s| s.end.filter(|end| *end > 0).map(|end| (s, end)));
     let newest = walked.filter(|(s, _)| s.is_leaf_stream() == leaf_stream).max_by_key(|(s, _)| s.tops().0);
     let Some((segment, at)) = newest else { return };
     let open = OpenSegment { id: segment.listed.segment, at, summary: segment.records.clone() };
