@@ -24,8 +24,11 @@
 //! - **I12** append and map change are one await-free step.
 
 pub mod buf;
+pub mod cli;
 pub mod codec;
+pub mod control;
 pub mod core;
+pub mod daemon;
 pub mod env;
 pub mod error;
 pub mod format;

@@ -15,7 +15,7 @@ pub const NAME_BYTES_MAX: usize = 63;
 const ENTRY_BYTES: usize = 256;
 const HEADER_BYTES: usize = 256;
 const MAGIC: u64 = u64::from_le_bytes(*b"PLCnames");
-const _: () = assert!(HEADER_BYTES + NAMESPACES_MAX * ENTRY_BYTES <= NAMESPACE_TABLE_BYTES);
+const _: () = assert!(HEADER_BYTES + NAMESPACES_MAX * ENTRY_BYTES + 8 <= NAMESPACE_TABLE_BYTES);
 
 /// A namespace as the table keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]

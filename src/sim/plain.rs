@@ -152,9 +152,12 @@ impl Disk {
                 self.write(at, bytes, fua).await
             }
             RequestKind::Flush => self.flush().await,
+            // like any disk, it may ignore what is not a whole block
+            RequestKind::Discard if request.len < 4096 => Ok(()),
             RequestKind::Discard => {
-                let zeros = AlignedBuf::zeroed(usize::try_from(request.len).unwrap_or(0));
-                self.write(at, zeros, false).await
+                let (start, end) = (at.next_multiple_of(4096), (at + request.len) / 4096 * 4096);
+                let zeros = AlignedBuf::zeroed(usize::try_from(end.saturating_sub(start)).unwrap_or(0));
+                if zeros.is_empty() { Ok(()) } else { self.write(start, zeros, false).await }
             }
             RequestKind::WriteZeroes { fua } => {
                 let zeros = AlignedBuf::zeroed(usize::try_from(request.len).unwrap_or(0));

@@ -11,6 +11,7 @@ use super::sink::{Hosts, Sink, lock};
 use crate::buf::DataBuf;
 use crate::core::request::{NamespaceClient, Request, RequestKind};
 use crate::env::Env;
+use crate::limits::BLOCK_SIZE;
 
 /// How hosts of a run behave.
 #[derive(Clone, Debug)]
@@ -92,9 +93,12 @@ impl Desk {
         self.ask(target, RequestKind::Write { fua }, bytes.start, len, id, Some(data)).await;
     }
 
-    /// Discards.
+    /// Discards. Blocks of 4 KiB that the range covers only in part keep what they hold.
     pub async fn discard(&self, target: &Target, bytes: Range<u64>) {
-        let id = self.expect_write(target, &bytes, Body::Zeros, false);
+        let block = u64::from(BLOCK_SIZE);
+        let start = bytes.start.next_multiple_of(block);
+        let whole = start..(bytes.end / block * block).max(start);
+        let id = self.expect_write(target, &whole, Body::Zeros, false);
         self.ask(target, RequestKind::Discard, bytes.start, bytes.end - bytes.start, id, None).await;
     }
 
