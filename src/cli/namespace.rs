@@ -295,8 +295,8 @@ impl NamedArgs {
 }
 
 fn print_served(served: Option<&Served>) {
-    if let Some(Served { name, at }) = served {
-        output::print(&format!("serving {name} as {at}\n"));
+    if let Some(served) = served {
+        output::print(&format!("{served}\n"));
     }
 }
 

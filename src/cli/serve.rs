@@ -10,8 +10,9 @@ use super::{Failure, output};
 use crate::daemon::{self, Event, ServeOptions};
 
 const HELP: &str = "\
-Prints one line a namespace, `serving NAME as PLACE`, then `ready`, and serves until it is stopped. Under systemd
-it tells when it is ready (Type=notify). Namespaces can be made, served and destroyed meanwhile.
+Prints one line a namespace, `serving NAME as DEVICE` or `serving NAME at URI`, then `ready`, and serves until it
+is stopped. Under systemd it tells when it is ready (Type=notify). Namespaces can be made, served and destroyed
+meanwhile.
 
 After a kill or a crash of the daemon nothing acknowledged is lost: start it again, with the same run directory.
 A ublk device keeps its users meanwhile; their I/O waits. The run directory must be on a tmpfs that outlives the
@@ -82,10 +83,7 @@ impl ServeArgs {
         };
         daemon::serve(options, |event| {
             output::print(&match event {
-                Event::Serving(served) if served.at.starts_with('/') => {
-                    format!("serving {} as {}\n", served.name, served.at)
-                }
-                Event::Serving(served) => format!("serving {} at {}\n", served.name, served.at),
+                Event::Serving(served) => format!("{served}\n"),
                 Event::Ready => "ready\n".to_owned(),
             });
         })?;

@@ -27,6 +27,7 @@ mod served;
 mod signals;
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -121,7 +122,7 @@ pub fn serve(options: ServeOptions, tell: impl Fn(&Event) + 'static) -> Result<(
     let (stop, orders) = mailbox();
     let on_signal = stop.clone();
     signals.watch(move |signal| {
-        tracing::info!("{signal}: stopping");
+        tracing::info!("{signal}");
         drop(on_signal.send(StopOrder { devices: BusyDevices::Leave, answer: None }));
     })?;
     machine.run(async move {
@@ -156,7 +157,7 @@ fn nbd_socket_path(run_dir: &Path, pool: PoolId) -> PathBuf {
 /// Holds the pool's name in the run directory, as long as the file is open.
 fn lock_name(run_dir: &Path, pool: PoolId) -> Result<File> {
     let path = run_dir.join(format!("{pool}.lock"));
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let file = file.map_err(|e| Error::io(format!("opening {}", path.display()), e))?;
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         fail!(
@@ -263,13 +264,14 @@ impl Daemon {
                 Err(error) => Err(error),
             };
             match begun {
-                Ok(served) => tracing::info!("serving {} as {} again", served.name, served.at),
+                Ok(served) => tracing::info!("{served} again"),
                 Err(error) => tracing::error!("namespace {name} is not served any more: {error}"),
             }
         }
     }
 
     async fn close(&self, order: StopOrder) -> Result<()> {
+        tracing::info!("stopping");
         notify(&[NotifyState::Stopping]);
         self.front_ends.close().await;
         let result = self.pool.stop().await;

@@ -86,6 +86,7 @@ impl Pool {
         // 3. the root, and what it stands for
         let step = Step::begin(env, "root");
         let root = recovery::newest_root(media, &layout, superblock.pool).await?;
+        root.check_bounds(superblock.segment_count)?;
         let directories = recovery::load_image(media, &layout, &root, superblock.segment_count).await?;
         step.end(format_args!("{} with {} leaves", root.sequence, directories.leaves.len()));
         // 4. what the last daemon left in shared memory
