@@ -1,9 +1,12 @@
 //! Checkpoints: leaf write-back, then a switch to a new root (rules 6.1 to 6.3, I1, I3).
 //!
-//! 1. free what rule 6.3 lets go; choose segments to announce and take their space; 2. write back the oldest dirty leaves;
-//! 3. a new full image when the changes have grown; 4. in one step build the root; 5. wait until everything appended up
-//! to that step is durable; 6. write both copies of the root's slot, flush; 7. only now it counts: announced segments may
-//! be opened, superseded images are released, the replay start advances.
+//! 1. free what rule 6.3 lets go; choose segments to announce and take their space;
+//! 2. write back the oldest dirty leaves;
+//! 3. a new full image when the changes have grown;
+//! 4. in one step build the root;
+//! 5. wait until everything appended up to that step is durable;
+//! 6. write both copies of the root's slot, flush;
+//! 7. only now it counts: announced segments may be opened, superseded images are released, the replay start advances.
 //!
 //! **Failure.** In 5 and 6 the latch closes (I11); without room for metadata the checkpoint is given up and the old root
 //! stays current, which loses nothing.
@@ -347,7 +350,10 @@ impl Core {
         while self.active.get() > 0 {
             self.released.notified().await;
         }
-        self.checkpoint_clean().await
+        let result = self.checkpoint_clean().await;
+        // no write of ours may land under a successor
+        self.space.until(|| self.sealing.get() == 0).await;
+        result
     }
 }
 

@@ -199,4 +199,4 @@ impl Core {
     }
 }
 
-const _: () = assert!(LEAF_BYTES % GRANULE as usize == 0);
+const _: () = assert!(LEAF_BYTES.is_multiple_of(GRANULE as usize));
