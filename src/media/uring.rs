@@ -10,7 +10,7 @@
 //! deliver.
 //!
 //! **Invariants.**
-//! - A buffer that the kernel may touch belongs to a [`Flight`] in `flights`; it leaves with the last completion.
+//! - A buffer that the kernel may touch belongs to a flight in `flights`; it leaves with the last completion.
 //! - Operations beyond the submission queue wait in `queued`, in order; nothing is refused.
 //! - The eventfd read that unparking needs is armed whenever the ring sleeps.
 //! - Created, used and dropped on one thread.
