@@ -340,7 +340,7 @@ async fn begin_session(
         return Ok(());
     }
     core.checkpoint(0).await?;
-    staging.remove_others(root.pool, core.session)?;
+    staging.remove(root.pool, root.session)?;
     step.end(format_args!("{:016x}", core.session.0));
     Ok(())
 }
