@@ -35,20 +35,12 @@ pub struct Habits {
 }
 
 impl Habits {
-    /// Some habits.
-    #[must_use]
-    pub fn any(rng: &mut Rng) -> Self {
-        match rng.u8(0..6) {
-            0 => Self::churn(rng),
-            _ => Self::mixed(rng),
-        }
-    }
-
     /// Large writes over each other: segments fill, empty and are reused.
-    fn churn(rng: &mut Rng) -> Self {
+    #[must_use]
+    pub fn churn(rng: &mut Rng) -> Self {
         Self {
             clients: rng.usize(2..=8),
-            requests: 8..96,
+            requests: [8..96, 64..192][rng.usize(0..2)].clone(),
             weights: [[1, 12, 1, 1, 0], [1, 12, 0, 0, 0], [0, 12, 4, 2, 2]][rng.usize(0..3)],
             fua_of_8: rng.u8(0..2),
             hot_of_8: rng.u8(0..8),
@@ -58,7 +50,9 @@ impl Habits {
         }
     }
 
-    fn mixed(rng: &mut Rng) -> Self {
+    /// A little of everything.
+    #[must_use]
+    pub fn mixed(rng: &mut Rng) -> Self {
         let weights = [[4, 8, 1, 1, 1], [2, 10, 0, 0, 0], [2, 8, 4, 0, 0], [4, 6, 1, 4, 2], [8, 4, 1, 1, 1]];
         Self {
             clients: [1, 2, 4, 8, 16][rng.usize(0..5)],

@@ -67,12 +67,13 @@ impl Plan {
                 flavour: rng.u64(..),
             })
             .collect();
+        let churn = rng.u8(0..6) == 0;
         Self {
             seed,
-            pool_bytes: rng.u64(24..=64) << 20,
+            pool_bytes: if churn { rng.u64(20..=28) << 20 } else { rng.u64(24..=64) << 20 },
             namespaces,
             lives: rng.u32(1..=6),
-            habits: Habits::any(&mut rng),
+            habits: if churn { Habits::churn(&mut rng) } else { Habits::mixed(&mut rng) },
             tolerance: Tolerance::NoSpace,
             verbose: false,
         }
