@@ -39,7 +39,7 @@ pub const REQUEST_BYTES_MAX: u64 = 32 << 20;
 /// Largest namespace in blocks: 40-bit LBAs, 4 PiB.
 pub const NAMESPACE_BLOCKS_MAX: u64 = 1 << 40;
 /// Most namespaces in a pool: what the fixed namespace table holds.
-pub const NAMESPACES_MAX: usize = 1023;
+pub const NAMESPACES_MAX: usize = 1022;
 /// Alignment of I/O buffers in memory.
 pub const IO_ALIGN: usize = 4096;
 
@@ -47,5 +47,5 @@ const _: () = assert!(BLOCK_SIZE as usize == BLOCK_BYTES && 1 << BLOCK_SHIFT == 
 const _: () = assert!(SEGMENT_BYTES_MAX / GRANULE <= 1 << 18);
 const _: () = assert!(FRAGMENT_BYTES_MAX == FRAGMENT_BLOCKS_MAX as usize * BLOCK_BYTES);
 // a batch holds at least one whole atomic range, stored raw, with room for headers
-const _: () = assert!(ATOMIC_BYTES as usize * 2 <= SLOT_BYTES);
-const _: () = assert!(SLOT_BYTES as u32 * 2 <= SEGMENT_BYTES_MIN);
+const _: () = assert!(ATOMIC_BYTES * 2 <= SLOT_BYTES as u64);
+const _: () = assert!(SLOT_BYTES * 2 <= SEGMENT_BYTES_MIN as usize);

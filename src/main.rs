@@ -1,3 +1,10 @@
-//! The `plica` command.
+//! The `plica` command: parse and dispatch.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use plica::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

@@ -46,6 +46,15 @@ impl DataBuf {
         Self(Memory::Foreign { start, len, _owner: owner })
     }
 
+    /// The memory, if it is our own.
+    #[must_use]
+    pub fn into_owned(self) -> Option<AlignedBuf> {
+        match self.0 {
+            Memory::Owned(buf) => Some(buf),
+            Memory::Foreign { .. } => None,
+        }
+    }
+
     /// The bytes.
     #[must_use]
     #[expect(unsafe_code, reason = "view of a front end's memory")]

@@ -104,7 +104,11 @@ impl CreateArgs {
         };
         let is_device = metadata.file_type().is_block_device();
         if let Some(wanted) = self.size.filter(|wanted| is_device || *wanted != metadata.len()) {
-            let hint = if is_device { "a partition or logical volume is the way to use less of it" } else { "remove it to make a new one" };
+            let hint = if is_device {
+                "a partition or logical volume is the way to use less of it"
+            } else {
+                "remove it to make a new one"
+            };
             return Err(Failure::Usage(format!(
                 "{shown} exists and is used whole, not with --size {}; {hint}",
                 size::exact(wanted)

@@ -7,6 +7,10 @@ use clap::Subcommand;
 use super::{Failure, output};
 use crate::keys::RootKey;
 
+pub(super) const HELP: &str = "\
+Example:
+  plica key generate /etc/plica/pool.key";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
     /// Make a new random root key in a new file

@@ -61,12 +61,12 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make root keys
-    #[command(subcommand)]
+    #[command(subcommand, after_help = key::HELP)]
     Key(key::KeyCommand),
     /// Make a pool in a file or on a block device
     Create(create::CreateArgs),
     /// Make, list, serve and destroy the namespaces of a pool
-    #[command(subcommand)]
+    #[command(subcommand, after_help = namespace::HELP)]
     Namespace(namespace::NamespaceCommand),
     /// Serve a pool's namespaces as block devices, in the foreground
     Serve(serve::ServeArgs),
@@ -163,8 +163,10 @@ mod tests {
             ("plica create pool --size 1G", "--root-key"),
             ("plica create pool --size 1G --root-key k --passphrase", "cannot be used with"),
             ("plica create pool --size 1G --root-key k --segment-size 3M", "none of: 1M, 2M, 4M"),
-            ("plica create pool --size 1G --root-key k --label 012345678901234567890123456789012345678901234567890123456789012345",
-             "at most 64 bytes"),
+            (
+                "plica create pool --size 1G --root-key k --label 012345678901234567890123456789012345678901234567890123456789012345",
+                "at most 64 bytes",
+            ),
             ("plica namespace create pool db", "--size"),
             ("plica namespace create pool ../db --size 1G", "1 to 63 letters"),
             ("plica namespace create pool db --size 1G --cipher rot13", "aes-256-xts, aes-256-gcm"),

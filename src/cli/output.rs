@@ -5,14 +5,14 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 /// Writes to standard output. A reader that has gone (`plica status | head`) is nobody's error.
-pub fn print(text: &str) {
+pub(super) fn print(text: &str) {
     let mut out = io::stdout().lock();
     // nowhere to say that standard output is broken, and the command has done its work
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
 /// Writes a value as indented JSON with a line end.
-pub fn print_json(value: &impl Serialize) {
+pub(super) fn print_json(value: &impl Serialize) {
     match serde_json::to_string_pretty(value) {
         Ok(text) => print(&(text + "\n")),
         Err(error) => tracing::error!(%error, "what is to be printed is no JSON"),
@@ -21,7 +21,7 @@ pub fn print_json(value: &impl Serialize) {
 
 /// How a column is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Align {
+pub(super) enum Align {
     /// Text.
     Left,
     /// Numbers.
@@ -30,7 +30,7 @@ pub enum Align {
 
 /// Rows under a heading, in aligned columns.
 #[derive(Debug)]
-pub struct Table {
+pub(super) struct Table {
     aligns: Vec<Align>,
     rows: Vec<Vec<String>>,
 }
@@ -38,19 +38,19 @@ pub struct Table {
 impl Table {
     /// A table with these columns.
     #[must_use]
-    pub fn new(columns: &[(&str, Align)]) -> Self {
+    pub(super) fn new(columns: &[(&str, Align)]) -> Self {
         let heading = columns.iter().map(|(name, _)| (*name).to_owned()).collect();
         Self { aligns: columns.iter().map(|(_, align)| *align).collect(), rows: vec![heading] }
     }
 
     /// A table of names and values, without a heading.
     #[must_use]
-    pub fn facts() -> Self {
+    pub(super) fn facts() -> Self {
         Self { aligns: vec![Align::Left, Align::Left], rows: Vec::new() }
     }
 
     /// Adds a row, one cell a column.
-    pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) -> &mut Self {
+    pub(super) fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) -> &mut Self {
         let row: Vec<String> = cells.into_iter().map(Into::into).collect();
         assert_eq!(row.len(), self.aligns.len(), "one cell a column");
         self.rows.push(row);
@@ -59,7 +59,7 @@ impl Table {
 
     /// The table as text: columns two spaces apart, no spaces at line ends.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub(super) fn render(&self) -> String {
         let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..self.aligns.len()).map(width).collect();
         let mut text = String::new();
@@ -81,15 +81,10 @@ impl Table {
 
 /// A moment as `2026-01-31 12:00:00 UTC`, from Unix seconds.
 #[must_use]
-pub fn moment(unix: u64) -> String {
+pub(super) fn moment(unix: u64) -> String {
     let (days, second) = (unix / 86400, unix % 86400);
     let (year, month, day) = civil(days);
-    format!(
-        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC",
-        second / 3600,
-        second / 60 % 60,
-        second % 60
-    )
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
 }
 
 /// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar. Counted in cycles of 400 years that

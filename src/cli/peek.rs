@@ -139,13 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn another_version_and_damage_are_told_apart() {
+    fn damage_is_not_taken_for_absence() {
         let (_directory, path) = pool([Some(1), None]);
         let file = File::options().write(true).open(&path).unwrap();
-        file.write_all_at(&[99], 8).unwrap();
-        assert_eq!(peek(&path).unwrap_err().kind(), ErrorKind::Version);
-        file.write_all_at(&superblock(1).encode(), 0).unwrap();
         file.write_all_at(&[1], 60).unwrap();
+        assert_eq!(peek(&path).unwrap_err().kind(), ErrorKind::Corrupt);
+        let (_directory, path) = pool([None, Some(1)]);
+        let file = File::options().write(true).open(&path).unwrap();
+        file.write_all_at(&[1], BYTES - 4096 + 60).unwrap();
         assert_eq!(peek(&path).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }

@@ -9,7 +9,7 @@ const UNITS: [(char, u32); 5] = [('K', 10), ('M', 20), ('G', 30), ('T', 40), ('P
 ///
 /// # Errors
 /// A sentence that says what was expected.
-pub fn parse_size(text: &str) -> Result<u64, String> {
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a size: a number of bytes, or a number with K, M, G, T or P, such as 8G");
     let upper = text.trim().to_ascii_uppercase();
     let number = upper.strip_suffix("IB").or_else(|| upper.strip_suffix('B')).unwrap_or(&upper);
@@ -18,7 +18,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         return Err(wrong());
     }
     let shift = unit.map_or(0, |(_, shift)| *shift);
-    let number = number.trim_end_matches(|c| unit.is_some_and(|(letter, _)| *letter == c)).trim_end();
+    let number = unit.and_then(|(letter, _)| number.strip_suffix(*letter)).unwrap_or(number).trim_end();
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let digits = |part: &str| part.chars().all(|c| c.is_ascii_digit());
     if whole.is_empty() || !digits(whole) || !digits(fraction) || (number.contains('.') && unit.is_none()) {
@@ -49,7 +49,7 @@ fn fraction_of(fraction: &str, shift: u32) -> Option<u64> {
 ///
 /// # Errors
 /// A sentence with the nearest sizes that would do.
-pub fn parse_block_size_multiple(text: &str) -> Result<u64, String> {
+pub(super) fn parse_block_size_multiple(text: &str) -> Result<u64, String> {
     let bytes = parse_size(text)?;
     let block = u64::from(BLOCK_SIZE);
     if bytes == 0 {
@@ -60,8 +60,7 @@ pub fn parse_block_size_multiple(text: &str) -> Result<u64, String> {
     }
     let below = bytes / block * block;
     let above = below.checked_add(block);
-    let nearest: Vec<_> =
-        [Some(below), above].into_iter().flatten().filter(|bytes| *bytes > 0).map(exact).collect();
+    let nearest: Vec<_> = [Some(below), above].into_iter().flatten().filter(|bytes| *bytes > 0).map(exact).collect();
     Err(format!("{bytes} bytes are not a multiple of 4 KiB; nearest: {}", nearest.join(" and ")))
 }
 
@@ -69,7 +68,7 @@ pub fn parse_block_size_multiple(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 /// A sentence with those that would do.
-pub fn parse_unit(text: &str) -> Result<u32, String> {
+pub(super) fn parse_unit(text: &str) -> Result<u32, String> {
     one_of(text, &[4096, 8192, 16384, 32768])
 }
 
@@ -77,7 +76,7 @@ pub fn parse_unit(text: &str) -> Result<u32, String> {
 ///
 /// # Errors
 /// A sentence with those that would do.
-pub fn parse_logical_block(text: &str) -> Result<u32, String> {
+pub(super) fn parse_logical_block(text: &str) -> Result<u32, String> {
     one_of(text, &[512, 4096])
 }
 
@@ -85,7 +84,7 @@ pub fn parse_logical_block(text: &str) -> Result<u32, String> {
 ///
 /// # Errors
 /// A sentence with those that would do.
-pub fn parse_segment_size(text: &str) -> Result<u32, String> {
+pub(super) fn parse_segment_size(text: &str) -> Result<u32, String> {
     one_of(text, &[1 << 20, 2 << 20, 4 << 20])
 }
 
@@ -99,14 +98,14 @@ fn one_of(text: &str, allowed: &[u32]) -> Result<u32, String> {
 
 /// A size so that [`parse_size`] reads back the same: the largest unit of which it is a whole number.
 #[must_use]
-pub fn exact(bytes: u64) -> String {
+pub(super) fn exact(bytes: u64) -> String {
     let fits = UNITS.iter().rev().find(|(_, shift)| bytes > 0 && bytes.is_multiple_of(1 << shift));
     fits.map_or_else(|| bytes.to_string(), |(letter, shift)| format!("{}{letter}", bytes >> shift))
 }
 
 /// A size for people to read: three digits and a unit.
 #[must_use]
-pub fn approximate(bytes: u64) -> String {
+pub(super) fn approximate(bytes: u64) -> String {
     let Some((letter, shift)) = UNITS.iter().rev().find(|(_, shift)| bytes >> shift > 0) else {
         return format!("{bytes} B");
     };
@@ -148,7 +147,8 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for text in ["", "K", "-1", "+1", "1.5", "1.3K", "1X", "1KK", "KiB", "4iB", "0x10", "1e3", "1.5.5G", "٣", "1 2"] {
+        for text in ["", "K", "-1", "+1", "1.5", "1.3K", "1X", "1KK", "KiB", "4iB", "0x10", "1e3", "1.5.5G", "٣", "1 2"]
+        {
             let message = parse_size(text).expect_err(text);
             assert!(message.contains("is not a size"), "{message}");
         }

@@ -12,9 +12,10 @@ const HELP: &str = "\
 Everything acknowledged is made durable and the map is written, so that the next start has nothing to replay.
 Returns when the daemon has exited.
 
-A block device that is mounted or otherwise in use keeps the daemon from stopping, unless --leave or --force
-is given. With --leave the device stays, and I/O on it waits until `plica serve` takes it over again: that is
-how a daemon is restarted or upgraded under a mounted filesystem. SIGTERM does the same as --leave.
+A block device that is mounted or otherwise in use, or an NBD client, keeps the daemon from stopping, unless
+--leave or --force is given. With --leave the device stays, and I/O on it waits until `plica serve` takes it
+over again: that is how a daemon is restarted or upgraded under a mounted filesystem. NBD clients are
+disconnected. SIGTERM does the same as --leave.
 
 Examples:
   plica stop pool.plica
@@ -38,7 +39,11 @@ pub(super) struct StopArgs {
 impl StopArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let Access::Served(mut daemon) = access(&self.pool)? else {
-            let context = format!("no daemon serves {} (run directory {})", self.pool.pool.display(), self.pool.run_dir.display());
+            let context = format!(
+                "no daemon serves {} (run directory {})",
+                self.pool.pool.display(),
+                self.pool.run_dir.display()
+            );
             return Err(Error::new(ErrorKind::NotFound, context).into());
         };
         let devices = match (self.leave, self.force) {
@@ -46,7 +51,13 @@ impl StopArgs {
             (false, true) => BusyDevices::Remove,
             (false, false) => BusyDevices::Refuse,
         };
-        match daemon.ask(Command::Stop { devices })? {
+        let answer = daemon.ask(Command::Stop { devices }).map_err(|error| match error.kind() {
+            ErrorKind::Busy => {
+                Error::new(ErrorKind::Busy, format!("{error} (--leave and --force stop nevertheless, see --help)"))
+            }
+            _ => error,
+        })?;
+        match answer {
             Answer::Done => daemon.wait_for_end()?,
             other => return Err(unexpected(&other)),
         }

@@ -30,7 +30,9 @@ impl ControlClient {
         let stream = match UnixStream::connect(path) {
             Ok(stream) => stream,
             // nobody listens: a socket left by a daemon that was killed
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                return Ok(None);
+            }
             Err(e) => return Err(failed(e)),
         };
         stream.set_read_timeout(Some(ANSWER_WAIT)).map_err(failed)?;

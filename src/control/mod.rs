@@ -20,8 +20,8 @@ mod server;
 
 pub use client::ControlClient;
 pub use protocol::{
-    Answer, BusyDevices, Command, Medium, NamespaceInfo, PROTOCOL_VERSION, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Request, Served,
-    StatusReport,
+    Answer, BusyDevices, Command, Medium, NamespaceInfo, PROTOCOL_VERSION, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Request,
+    Served, StatusReport,
 };
 pub use server::{ControlServer, bind_socket};
 

@@ -3,6 +3,8 @@
 //! A line is bounded before it is parsed. Unknown fields are ignored, unknown commands are errors: an older daemon and a
 //! newer client understand each other as far as they can; the version changes when they could misunderstand.
 
+use std::fmt;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +138,14 @@ pub struct Served {
     pub name: String,
     /// A device path or an NBD URI.
     pub at: String,
+}
+
+impl fmt::Display for Served {
+    /// `serving NAME as DEVICE` or `serving NAME at URI`: the line by which others find out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let preposition = if self.at.starts_with('/') { "as" } else { "at" };
+        write!(f, "serving {} {preposition} {}", self.name, self.at)
+    }
 }
 
 /// What the daemon says about itself and its pool.

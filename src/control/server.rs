@@ -3,9 +3,9 @@
 //! Commands of one connection are handled one after another. A connection that sends nothing for a minute is closed;
 //! beyond [`CONNECTIONS_MAX`] at a time new ones are closed at once.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::future::Future;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ impl Drop for ControlServer {
         self.closed.set(true);
         // a client that comes now must not wait for an answer that nobody gives
         drop(std::fs::remove_file(&self.path));
-        drop(rustix::net::shutdown(&self.listener, Shutdown::Both));
+        let _ = rustix::net::shutdown(&self.listener, Shutdown::Both);
     }
 }
 
@@ -90,8 +90,9 @@ async fn accept_all<F>(
 {
     let connections = Rc::new(Cell::new(0));
     while !closed.get() {
-        let accepted = env.reactor.submit(Op::Accept { socket: listener.clone() }).await;
-        let socket = match accepted.result.and_then(into_descriptor) {
+        let slot = Rc::new(OnceCell::new());
+        let accepted = env.reactor.submit(Op::Accept { socket: listener.clone(), accepted: slot.clone() }).await;
+        let socket = match accepted.result.and_then(|_| take(slot)) {
             Ok(socket) => socket,
             // shutting the listener down ends the accept
             Err(_) if closed.get() => return,
@@ -118,12 +119,10 @@ async fn accept_all<F>(
     }
 }
 
-fn into_descriptor(number: usize) -> Result<OwnedFd> {
-    let number = RawFd::try_from(number)
-        .map_err(|_| Error::new(ErrorKind::Io, format!("accept gave {number}, which is no descriptor")))?;
-    #[expect(unsafe_code, reason = "accept gives a descriptor as a number")]
-    // SAFETY: the kernel has just made this descriptor for our accept, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+/// The connection's socket out of a completed accept.
+fn take(slot: Rc<OnceCell<OwnedFd>>) -> Result<OwnedFd> {
+    let socket = Rc::into_inner(slot).and_then(OnceCell::into_inner);
+    socket.ok_or_else(|| Error::new(ErrorKind::Io, "an accept that gave no connection"))
 }
 
 struct Connection {
@@ -193,7 +192,7 @@ impl Connection {
         let (env, socket) = (self.env.clone(), self.socket.clone());
         let watch = self.env.spawner.spawn(async move {
             env.sleep_ns(IDLE_NS).await;
-            drop(rustix::net::shutdown(&socket, Shutdown::Both));
+            let _ = rustix::net::shutdown(&socket, Shutdown::Both);
         });
         let ended = self.env.reactor.submit(op).await;
         drop(watch);

@@ -225,7 +225,12 @@ impl Core {
         };
         let mut parts = Vec::new();
         for (part, payload) in bytes.chunks(IMAGE_PART_BYTES).enumerate() {
-            self.make_room(Purpose::Metadata, record_bytes(payload.len()), 1).await?;
+            if let Err(error) = self.make_room(Purpose::Metadata, record_bytes(payload.len()), 1).await {
+                // the parts so far are named by no root
+                let mut state = self.state.borrow_mut();
+                state.root.release.extend(parts.iter().filter_map(|e: &crate::format::Entry| e.segment()));
+                return Err(error);
+            }
             let mut state = self.state.borrow_mut();
             let body = RecordBody::Image { image, part: part as u64 };
             let header = RecordHeader { namespace: NamespaceId(0), first: Lba(0), op_delta: 0, stored: 0, body };
@@ -254,13 +259,13 @@ impl Core {
                 let info = state.log.segments.get(*id);
                 let flushed = info.state == SegmentState::Sealed && info.summary == SummaryState::Durable;
                 let kind = if flushed { WindowState::Flushed } else { WindowState::Open };
-                WindowSegment { segment: *id, generation: info.generation, state: kind }
+                WindowSegment { segment: *id, generation: info.generation, state: kind, end: info.end }
             })
             .collect();
         listed.extend(state.log.segments.iter().filter_map(|(id, info)| {
             let announced = matches!(info.state, SegmentState::Announcing | SegmentState::Announced);
             let state = WindowState::Announced;
-            announced.then_some(WindowSegment { segment: id, generation: info.generation, state })
+            announced.then_some(WindowSegment { segment: id, generation: info.generation, state, end: 0 })
         }));
         let root = &state.root;
         Root {

@@ -1,5 +1,6 @@
 //! A thread's executor over io_uring, with one medium: what an engine runs on, in the daemon and in commands.
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::path::Path;
 use std::rc::Rc;
@@ -10,6 +11,7 @@ use crate::env::{Env, Executor, Reactor, Rng};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::BLOCK_SIZE;
 use crate::media::{Access, Device, Media, UringBackend};
+use crate::pool::Pool;
 
 /// Executor, environment and medium of this thread.
 pub struct Machine {
@@ -17,7 +19,12 @@ pub struct Machine {
     env: Env,
     media: Media,
     medium: Medium,
+    /// Whose codec work this thread shares when it has nothing else to do.
+    helped: Helped,
 }
+
+/// The pool that a thread's idle time goes to, once it is open.
+pub(super) type Helped = Rc<OnceCell<Rc<Pool>>>;
 
 impl Machine {
     /// Opens and locks the medium at `path`.
@@ -36,14 +43,17 @@ impl Machine {
         let mut backend = UringBackend::new()?;
         let file = backend.register(device);
         let reactor = Reactor::new(Box::new(backend));
-        let executor = Executor::new(reactor.clone(), Box::new(Fifo::default()));
+        let mut executor = Executor::new(reactor.clone(), Box::new(Fifo::default()));
         let env = Env::new(executor.spawner(), Rc::clone(&reactor), Rng::Kernel);
         // what is beyond the last whole block is nobody's
         let size = device.size() / u64::from(BLOCK_SIZE) * u64::from(BLOCK_SIZE);
         let media = Media::new(reactor, file, size, device.block());
         let identity = device.identity();
         let medium = Medium { device: identity.device, inode: identity.inode };
-        Ok(Self { executor, env, media, medium })
+        let helped = Helped::default();
+        let pool = helped.clone();
+        executor.set_idle(Box::new(move || pool.get().is_some_and(|pool| pool.core().codec.help_one())));
+        Ok(Self { executor, env, media, medium, helped })
     }
 
     /// The environment of tasks here.
@@ -68,6 +78,11 @@ impl Machine {
     #[must_use]
     pub fn identity(&self) -> (u64, u64) {
         (self.medium.device, self.medium.inode)
+    }
+
+    /// Where the pool is put that this thread's idle time shall go to.
+    pub(super) fn helped(&self) -> Helped {
+        self.helped.clone()
     }
 
     /// Runs tasks until `main` is done.

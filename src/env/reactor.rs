@@ -9,7 +9,7 @@
 //!
 //! **Failure.** An error is reported once, to whoever awaits the operation; nothing here retries.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -106,17 +106,19 @@ pub enum Op {
         /// After the last byte.
         end: usize,
     },
-    /// Wait until a connection comes; `bytes` of the completion is its descriptor.
+    /// Wait until a connection comes.
     Accept {
         /// A listening socket.
         socket: Arc<OwnedFd>,
+        /// Where the connection's socket is put; it is closed if nobody keeps the other reference.
+        accepted: Rc<OnceCell<OwnedFd>>,
     },
 }
 
 /// The end of an operation.
 #[derive(Debug)]
 pub struct Completion {
-    /// Bytes moved (sockets; the descriptor for accept), or the error.
+    /// Bytes moved, or the error.
     pub result: Result<usize>,
     /// The operation's buffer.
     pub buf: Option<IoBuf>,

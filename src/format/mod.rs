@@ -4,6 +4,8 @@
 pub mod batch;
 mod cursor;
 pub mod entry;
+#[cfg(any(test, feature = "sim"))]
+pub mod golden;
 pub mod image;
 pub mod kinds;
 pub mod layout;
@@ -14,6 +16,8 @@ pub mod root;
 pub mod slot;
 pub mod summary;
 pub mod superblock;
+#[cfg(test)]
+mod tests;
 
 pub use entry::{Entry, Location, State, Tier};
 pub use kinds::{Cipher, Codec, Compression};

@@ -8,6 +8,7 @@ use super::cursor::{Reader, Writer, open_checksum, seal_checksum};
 use super::entry::Entry;
 use super::layout::ROOT_BYTES;
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits::{BLOCK_SIZE, SEGMENT_BYTES_MAX};
 use crate::units::{Generation, NamespaceId, OpNo, PoolId, SegmentId, SessionId};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"PLCroot\0");
@@ -41,6 +42,9 @@ pub struct WindowSegment {
     pub generation: Generation,
     /// How to read it.
     pub state: WindowState,
+    /// Bytes of batches in it when the root was made, a multiple of 4096: all of them were durable before the root was
+    /// written. Behind them only batches of the root's own session count.
+    pub end: u32,
 }
 
 /// A session in the replay window.
@@ -176,7 +180,8 @@ impl Root {
             w.u64(s.session.0).u64(s.last_accepted.0);
         }
         for s in &self.window {
-            w.u32(s.segment.0).u32(s.generation.0).u32(s.state as u32);
+            assert!(s.end.is_multiple_of(BLOCK_SIZE), "batches end on blocks");
+            w.u32(s.segment.0).u32(s.generation.0).u32(s.end | s.state as u32);
         }
         for s in &self.segments {
             w.u32(s.segment.0).u32(s.generation.0);
@@ -260,8 +265,8 @@ impl Root {
     /// Whether what the root names can be in a pool of so many segments: for recovery, before it uses them.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] for a segment that the pool does not have, sessions that are none or out of order, or
-    /// numbers beyond the last.
+    /// [`ErrorKind::Corrupt`] for a segment that the pool does not have, a session that is none, or numbers beyond the
+    /// last.
     pub fn check_bounds(&self, segment_count: u32) -> Result<()> {
         let bound = |segment: SegmentId| {
             let inside = segment.0 < segment_count;
@@ -271,12 +276,8 @@ impl Root {
         self.segments.iter().chain(&self.image_generations).try_for_each(|s| bound(s.segment))?;
         let images = self.directory.iter().map(|d| d.image.entry).chain(self.image_parts.iter().copied());
         images.filter_map(Entry::segment).try_for_each(bound)?;
-        let mut before = OpNo(0);
-        for s in &self.sessions {
-            if s.session.0 == 0 || s.last_accepted < before || s.last_accepted > self.last_op {
-                return Err(Error::corrupt("root", "session", self.last_op.0, s.last_accepted.0));
-            }
-            before = s.last_accepted;
+        if let Some(s) = self.sessions.iter().find(|s| s.session.0 == 0 || s.last_accepted > self.last_op) {
+            return Err(Error::corrupt("root", "session", self.last_op.0, s.last_accepted.0));
         }
         if self.replay_start > self.last_op {
             return Err(Error::corrupt("root", "replay start", self.last_op.0, self.replay_start.0));
@@ -292,13 +293,18 @@ fn list<T>(count: u32, mut item: impl FnMut() -> Result<T>) -> Result<Vec<T>> {
 
 fn decode_window(r: &mut Reader<'_>) -> Result<WindowSegment> {
     let (segment, generation) = (SegmentId(r.u32()?), Generation(r.u32()?));
-    let state = match r.u32()? {
+    let word = r.u32()?;
+    let (end, state) = (word & !(BLOCK_SIZE - 1), word & (BLOCK_SIZE - 1));
+    if end > SEGMENT_BYTES_MAX {
+        return Err(Error::corrupt("root", "window end", SEGMENT_BYTES_MAX.into(), end.into()));
+    }
+    let state = match state {
         1 => WindowState::Announced,
         2 => WindowState::Open,
         3 => WindowState::Flushed,
         other => return Err(Error::corrupt("root", "window state", 1, u64::from(other))),
     };
-    Ok(WindowSegment { segment, generation, state })
+    Ok(WindowSegment { segment, generation, state, end })
 }
 
 /// Reads a directory entry: the same bytes in the root and in the image.

@@ -123,7 +123,7 @@ impl Superblock {
         if !(SEGMENTS_MIN..=SEGMENTS_MAX).contains(&count) {
             return Err(Error::corrupt("superblock", "segment count", u64::from(SEGMENTS_MIN), u64::from(count)));
         }
-        if self.pool_bytes % SUPERBLOCK_BYTES as u64 != 0 {
+        if !self.pool_bytes.is_multiple_of(SUPERBLOCK_BYTES as u64) {
             return Err(Error::corrupt("superblock", "pool size", 0, self.pool_bytes));
         }
         let needed = super::layout::pool_bytes_needed(bytes, count);

@@ -1,4 +1,6 @@
-//! Front ends: each turns a protocol into [`crate::core::request::Request`]s and replies into completions. No storage
-//! logic lives here.
+//! Front ends: they turn a protocol into [`Request`](crate::core::request::Request)s and completions into replies.
+//!
+//! **Not here:** storage logic of any kind.
 
+pub mod nbd;
 pub mod ublk;

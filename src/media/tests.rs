@@ -1,7 +1,8 @@
 //! The contract of [`crate::env::reactor`], kept by the io_uring backend on a real file.
 
+use std::cell::OnceCell;
 use std::future::Future;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -262,10 +263,9 @@ fn sockets_accept_receive_and_send() {
         client_done.store(true, Ordering::SeqCst);
     });
     world.run(async move {
-        let accepted = reactor.submit(Op::Accept { socket: listener }).await.result.unwrap();
-        #[expect(unsafe_code, reason = "the completion carries a descriptor as a number")]
-        // SAFETY: just accepted, owned by nobody else.
-        let socket = Arc::new(unsafe { OwnedFd::from_raw_fd(i32::try_from(accepted).unwrap()) });
+        let accepted = Rc::new(OnceCell::new());
+        reactor.submit(Op::Accept { socket: listener, accepted: accepted.clone() }).await.result.unwrap();
+        let socket = Arc::new(Rc::into_inner(accepted).unwrap().into_inner().unwrap());
         let mut buf = AlignedBuf::zeroed(4096);
         let mut received = 0;
         while received < 5 {

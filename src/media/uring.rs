@@ -25,7 +25,7 @@ mod flight;
 mod unpark;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
@@ -250,20 +250,17 @@ impl UringBackend {
         }
     }
 
-    /// Like [`Self::reap`], but nobody waits any more: nothing is continued, accepted connections are closed.
+    /// Like [`Self::reap`], but nobody waits any more: nothing is continued.
     fn reap_at_end(&mut self) {
-        let Self { ring, flights, wake_armed, .. } = self;
+        let Self { ring, files, flights, wake_armed, .. } = self;
         for entry in ring.completion() {
             match entry.user_data() {
                 WAKE => *wake_armed = false,
                 CANCEL => {}
                 key => {
-                    let flight = flights.remove(usize::try_from(key).expect("a key of the slab"));
-                    if flight.gives_descriptor() && entry.result() >= 0 {
-                        #[expect(unsafe_code, reason = "a descriptor comes as a number")]
-                        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-                        drop(unsafe { OwnedFd::from_raw_fd(entry.result()) });
-                    }
+                    let mut flight = flights.remove(usize::try_from(key).expect("a key of the slab"));
+                    // takes over (and closes) an accepted connection; whatever else it says comes too late
+                    drop(flight.advance(entry.result(), files));
                 }
             }
         }

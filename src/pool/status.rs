@@ -1,6 +1,6 @@
 //! What a pool says of itself.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use crate::format::superblock::Superblock;
@@ -8,7 +8,7 @@ use crate::limits::BLOCK_SIZE;
 use crate::log::SegmentState;
 
 /// Figures of an open pool. All sizes in bytes.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PoolStatus {
     /// Identity.
     pub pool: String,
@@ -61,7 +61,7 @@ pub struct PoolStatus {
 }
 
 /// Figures of a namespace. All sizes in bytes; traffic since the pool was opened.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NamespaceStatus {
     /// Name.
     pub name: String,

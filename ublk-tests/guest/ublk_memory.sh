@@ -55,7 +55,7 @@ slay() { kill -9 "${PID[$1]}"; wait "${PID[$1]}" 2>/dev/null; exec {IN[$1]}>&-; 
 verify() { # DEVICE ARGS...
     local device=$1; shift
     fio --name=verify --filename="$device" --allow_file_create=0 --ioengine=io_uring --direct=1 --iodepth=32 --verify=crc32c \
-        --verify_fatal=1 --rw=randrw --rwmixread=30 --fsync=64 --norandommap=0 --output="$WORK/fio.txt" "$@" \
+        --verify_fatal=1 --verify_state_save=0 --rw=randrw --rwmixread=30 --fsync=64 --norandommap=0 --output="$WORK/fio.txt" "$@" \
         || { cat "$WORK/fio.txt"; die "fio on $device"; }
 }
 
@@ -85,7 +85,7 @@ sectors() {
         expect 1 "$(cat "/sys/block/${DEV#/dev/}/queue/fua")" "FUA"
         verify "$DEV" --bsrange="$block-1M" --blockalign="$block" --size=128M --io_size=192M --numjobs=1
         fio --name=fua --filename="$DEV" --allow_file_create=0 --ioengine=psync --direct=1 --sync=dsync --rw=randwrite --bs="$block" \
-            --number_ios=200 --verify=crc32c --output="$WORK/fio.txt" || { cat "$WORK/fio.txt"; die "fio with O_DSYNC"; }
+            --number_ios=200 --verify=crc32c --verify_state_save=0 --output="$WORK/fio.txt" || { cat "$WORK/fio.txt"; die "fio with O_DSYNC"; }
         echo counts >&"${IN[a]}"; sleep 0.3
         grep -q 'Write { fua: true }' "${OUT[a]}" || die "no FUA write was seen"
         head -c 8M /dev/urandom | dd of="$DEV" bs=1M oflag=direct status=none
@@ -104,7 +104,7 @@ kill_under_load() {
     start a --size $((128 << 20)); expect new "$HOW"
     local device=$DEV
     fio --name=verify --filename="$device" --allow_file_create=0 --ioengine=io_uring --direct=1 --iodepth=32 --verify=crc32c \
-        --verify_fatal=1 --rw=randrw --rwmixread=30 --bsrange=4k-256k --size=128M --io_size="${LOAD:-1500M}" --fsync=32 \
+        --verify_fatal=1 --verify_state_save=0 --rw=randrw --rwmixread=30 --bsrange=4k-256k --size=128M --io_size="${LOAD:-1500M}" --fsync=32 \
         --output="$WORK/fio.txt" & local fio=$! kills=0
     for _ in $(seq "${KILLS:-5}"); do
         sleep 0.$((RANDOM % 9 + 1))
@@ -140,7 +140,7 @@ mounted_kill() {
 
 leave() {
     start a --size $((64 << 20)); local device=$DEV
-    fio --name=verify --filename="$device" --allow_file_create=0 --ioengine=io_uring --direct=1 --iodepth=16 --verify=crc32c --verify_fatal=1 \
+    fio --name=verify --filename="$device" --allow_file_create=0 --ioengine=io_uring --direct=1 --iodepth=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 \
         --rw=randrw --bs=4k --size=64M --io_size=200M --output="$WORK/fio.txt" & local fio=$!
     sleep 0.5
     expect ok "$(tell a leave)" leaving; wait "${PID[a]}"; exec {IN[a]}>&-

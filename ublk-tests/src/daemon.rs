@@ -262,7 +262,10 @@ fn serving_lines(child: &mut Child) -> mpsc::Receiver<(String, String)> {
     thread::spawn(move || {
         // Read to the end also when nobody listens any more: a full pipe would stop the daemon.
         for line in out.into_iter().flat_map(|out| BufReader::new(out).lines()).map_while(|line| line.ok()) {
-            if let Some((name, place)) = line.strip_prefix("serving ").and_then(|rest| rest.split_once(" as ")) {
+            if let Some((name, place)) = line
+                .strip_prefix("serving ")
+                .and_then(|rest| rest.split_once(" as ").or_else(|| rest.split_once(" at ")))
+            {
                 sender.send((name.to_owned(), place.trim().to_owned())).ok();
             }
         }

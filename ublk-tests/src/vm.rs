@@ -140,7 +140,11 @@ impl Running {
         Ok(std::mem::take(&mut self.seen))
     }
 
-    fn finish(mut self, command: &str) -> Result<Vec<String>> {
+    /// Waits for the end of the command; all lines it printed.
+    ///
+    /// # Errors
+    /// When it fails or the guest dies under it, with what it said on stderr.
+    pub fn finish(mut self, command: &str) -> Result<Vec<String>> {
         while let Ok(line) = self.lines.recv() {
             self.seen.push(line);
         }

@@ -48,7 +48,7 @@ impl Served {
 
     fn fio(&self, jobs: &str) -> Cmd {
         let all = "--ioengine=nbd --verify=crc32c --verify_fatal=1 --buffer_compress_percentage=50 --refill_buffers \
-                   --randrepeat=0";
+                   --randrepeat=0 --verify_state_save=0";
         sh(format!("cd {}; fio '--uri={}' {all} {jobs}", self.directory.path().display(), self.uri("data"))).limit(300)
     }
 }

@@ -65,9 +65,10 @@ impl Bench {
         let mut guest = Vm::default().disk(&disk).disk(&log).limit(600).start(&script)?;
         let mut wanted = self.random.u32(5..25);
         while wanted > 0 {
-            let line = guest.line(SILENCE)?.ok_or_else(|| Failure::new("the load ended by itself"));
-            // What it said on stderr explains an early end.
-            let Ok(line) = line else { return Err(guest.cut_power().err().unwrap_or(Failure::new("no load"))) };
+            let Some(line) = guest.line(SILENCE)? else {
+                let failed = guest.finish(&script).err();
+                return Err(failed.unwrap_or_else(|| Failure::new("the load ended by itself")));
+            };
             wanted -= u32::from(line.starts_with("mark "));
         }
         thread::sleep(Duration::from_millis(self.random.u64(0..100)));

@@ -1,52 +1,51 @@
-//! The memory of a queue: one buffer for each tag, in one mapping.
+//! The memory of a queue: buffers lent to the core with requests that carry data.
 //!
-//! **Invariant.** The mapping lives as long as any of its buffers: each co-owns it, so a request that outlives its queue
-//! still has its memory. A mapping gives zero pages when they are first touched; small requests never make the rest of
-//! their buffers resident.
+//! Two sizes, each a stack: what was used last is used next, so that the memory of a queue follows the number of
+//! requests in flight at its busiest, not its depth. Nothing is allocated once that has been seen, and there are never
+//! more buffers than requests (I10).
 
 use std::sync::Arc;
 
-use memmap2::{Advice, MmapMut};
-use rustix::mm::{MlockFlags, mlock_with};
-
 use crate::buf::DataBuf;
-use crate::error::{Error, Result};
+use crate::limits::ATOMIC_BYTES;
 
-/// `count` buffers of `bytes` bytes (a multiple of the page).
-///
-/// # Errors
-/// `Io` or `NoSpace` when there is no address space for them.
-pub(super) fn tag_buffers(count: usize, bytes: usize) -> Result<Vec<Arc<DataBuf>>> {
-    let total = count.saturating_mul(bytes);
-    let mut mapping =
-        MmapMut::map_anon(total).map_err(|error| Error::io(format!("{total} bytes for ublk buffers"), error))?;
-    // a huge page would make 2 MiB resident for the first 4 KiB request; without the advice it only costs memory
-    if let Err(error) = mapping.advise(Advice::NoHugePage) {
-        tracing::debug!(%error, "ublk buffers may use huge pages");
+/// Bytes of a small buffer.
+#[expect(clippy::cast_possible_truncation, reason = "64 KiB")]
+const SMALL: usize = ATOMIC_BYTES as usize;
+
+/// Buffers of one queue that are not lent.
+pub(super) struct Buffers {
+    small: Vec<Arc<DataBuf>>,
+    large: Vec<Arc<DataBuf>>,
+    io_bytes: usize,
+}
+
+impl Buffers {
+    /// For at most `depth` requests of at most `io_bytes` bytes.
+    pub(super) fn new(depth: usize, io_bytes: usize) -> Self {
+        Self { small: Vec::with_capacity(depth), large: Vec::with_capacity(depth), io_bytes }
     }
-    lock_when_touched(&mut mapping);
-    let start = mapping.as_mut_ptr();
-    let mapping = Arc::new(mapping);
-    Ok((0..count).map(|index| Arc::new(buffer(&mapping, start, index * bytes, bytes))).collect())
-}
 
-#[expect(unsafe_code, reason = "a buffer is a part of a mapping")]
-fn buffer(mapping: &Arc<MmapMut>, start: *mut u8, offset: usize, bytes: usize) -> DataBuf {
-    debug_assert!(offset + bytes <= mapping.len());
-    // SAFETY: `offset + bytes` is within the mapping, which is readable and writable and lives as long as the clone
-    // given as owner. Buffers do not overlap, nobody uses the mapping itself any more, and the driver writes to a buffer
-    // only between the commit of one request and the arrival of the next, when the queue alone holds it.
-    unsafe { DataBuf::from_foreign(start.add(offset), bytes, Box::new(mapping.clone())) }
-}
+    /// Bytes in the largest buffer.
+    pub(super) fn io_bytes(&self) -> usize {
+        self.io_bytes
+    }
 
-/// Keeps touched pages from being swapped: writing them to swap might need this very device. Not every environment
-/// allows it; serving without is possible.
-#[expect(unsafe_code, reason = "locking of a raw range")]
-fn lock_when_touched(mapping: &mut MmapMut) {
-    // SAFETY: the range is exactly the mapping; locking changes no content.
-    let locked = unsafe { mlock_with(mapping.as_mut_ptr().cast(), mapping.len(), MlockFlags::ONFAULT) };
-    if let Err(error) = locked {
-        tracing::debug!(%error, bytes = mapping.len(), "ublk buffers are not locked in memory");
+    /// A buffer of at least `len` bytes (at most [`Buffers::io_bytes`]) that nobody else holds.
+    pub(super) fn take(&mut self, len: usize) -> Arc<DataBuf> {
+        let (stack, bytes) =
+            if len <= SMALL { (&mut self.small, SMALL.min(self.io_bytes)) } else { (&mut self.large, self.io_bytes) };
+        stack.pop().unwrap_or_else(|| Arc::new(DataBuf::zeroed(bytes)))
+    }
+
+    /// Takes a buffer back. If somebody still holds it, it is theirs: a new one will take its place.
+    pub(super) fn put(&mut self, mut buffer: Arc<DataBuf>) {
+        if Arc::get_mut(&mut buffer).is_none() {
+            tracing::debug!("a buffer is still held after its request was answered");
+            return;
+        }
+        let stack = if buffer.bytes().len() <= SMALL { &mut self.small } else { &mut self.large };
+        stack.push(buffer);
     }
 }
 
@@ -55,19 +54,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_are_zero_apart_aligned_and_outlive_each_other() {
-        let mut buffers = tag_buffers(3, 64 << 10).unwrap();
-        for (index, buffer) in buffers.iter_mut().enumerate() {
-            let bytes = Arc::get_mut(buffer).unwrap().bytes_mut();
-            assert_eq!(bytes.len(), 64 << 10);
-            assert_eq!(bytes.as_ptr().addr() % 4096, 0);
-            assert!(bytes.iter().all(|&byte| byte == 0));
-            bytes.fill(u8::try_from(index).unwrap() + 1);
-        }
-        let last = buffers.pop().unwrap();
-        assert!(buffers[0].bytes().iter().all(|&byte| byte == 1));
-        assert!(buffers[1].bytes().iter().all(|&byte| byte == 2));
-        drop(buffers);
-        assert!(last.bytes().iter().all(|&byte| byte == 3));
+    fn the_last_used_is_used_next_by_size() {
+        let mut buffers = Buffers::new(4, 512 << 10);
+        let (small, large) = (buffers.take(4096), buffers.take(SMALL + 512));
+        assert_eq!((small.bytes().len(), large.bytes().len()), (SMALL, 512 << 10));
+        let (at_small, at_large) = (small.bytes().as_ptr(), large.bytes().as_ptr());
+        assert_eq!(at_small.addr() % 4096, 0);
+        let other = buffers.take(512);
+        assert_ne!(other.bytes().as_ptr(), at_small);
+        buffers.put(other);
+        buffers.put(small);
+        buffers.put(large);
+        assert_eq!(buffers.take(SMALL).bytes().as_ptr(), at_small);
+        assert_eq!(buffers.take(buffers.io_bytes()).bytes().as_ptr(), at_large);
+    }
+
+    #[test]
+    fn a_held_buffer_does_not_come_back() {
+        let mut buffers = Buffers::new(4, SMALL);
+        let mut buffer = buffers.take(SMALL);
+        let held = buffer.clone();
+        let address = buffer.bytes().as_ptr();
+        buffers.put(buffer);
+        buffer = buffers.take(SMALL);
+        assert_ne!(buffer.bytes().as_ptr(), address);
+        assert!(Arc::get_mut(&mut buffer).is_some());
+        assert_eq!(held.bytes().len(), SMALL);
     }
 }

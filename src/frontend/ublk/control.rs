@@ -4,7 +4,7 @@
 //!
 //! **Order.** ADD or START_USER_RECOVERY; queues fetch; START or END_USER_RECOVERY (the driver waits for the fetches and
 //! then reads the partition table through them); serve; STOP (the driver drains requests, then aborts the fetches);
-//! queues end; the character device is closed; DEL.
+//! queues end; the character device is closed; DEL, without waiting for those who still have the block device open.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -23,7 +23,7 @@ use super::errors::{done, ours};
 use super::options::UblkOptions;
 use super::params::{logical_block, parameters, size_bytes};
 use super::probe::{DriverFeatures, probe};
-use super::recovery::{Plan, device_identity, plan};
+use super::recovery::{Plan, device_identity, plan, remove};
 use super::{busy, queue};
 use crate::core::request::NamespaceClient;
 use crate::error::{Error, Result};
@@ -229,7 +229,7 @@ impl Control {
         done("stopping the device", self.ctrl.kill_dev())?;
         drop(claimed);
         self.end_queues()?;
-        done("removing the device", self.ctrl.del_dev()).map(drop)
+        remove(&self.ctrl)
     }
 
     /// Ends the queue threads and closes the character device: a live device then waits for its next server.
@@ -273,8 +273,8 @@ fn add(
         .map_err(|error| ours("adding a device", error))?;
     let info = ctrl.dev_info();
     // libublk takes EBUSY for success, and the driver drops flags that it does not know
-    if info.ublksrv_flags != identity || info.flags & u64::from(sys::UBLK_F_USER_RECOVERY) == 0 {
-        fail!(Unsupported, "the ublk driver gave no device with user recovery");
+    if info.ublksrv_flags != identity || !DriverFeatures::new(info.flags).sufficient() {
+        fail!(Unsupported, "the ublk driver gave no device with user recovery and user copy");
     }
     let params = parameters(client.size_bytes(), client.logical_block, info.max_io_buf_bytes)?;
     Ok((ctrl, params))
@@ -291,6 +291,9 @@ fn recover(client: &NamespaceClient, info: &sys::ublksrv_ctrl_dev_info) -> Resul
         .dev_flags(UblkFlags::UBLK_DEV_F_RECOVER_DEV)
         .build()
         .map_err(|error| ours("opening a device to recover", error))?;
+    if !DriverFeatures::new(info.flags).sufficient() {
+        fail!(Unsupported, "{} is without user recovery or user copy: it was not made by us", ctrl.get_bdev_path());
+    }
     let mut params = sys::ublk_params::default();
     done("reading a device's parameters", ctrl.get_params(&mut params))?;
     if logical_block(&params) != client.logical_block {

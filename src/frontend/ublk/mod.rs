@@ -11,8 +11,8 @@
 //!   for it with a bound.
 //! - Each queue has one thread (libublk's queue ring belongs to one thread, too). It takes what the driver has, hands it
 //!   to the core as one group, and commits what the core has answered as one group.
-//! - Each tag has a buffer, lent to the core with the request and back before the commit. The driver copies between the
-//!   buffer and the host's pages; there is no other copy and no allocation per request.
+//! - The queue thread copies data between the host's pages and its buffers, which are lent to the core with the request.
+//!   There is no other copy, and no allocation once the queue's busiest moment has been seen.
 //!
 //! **Recovery.** Devices are added with user recovery and reissue: when the daemon dies the driver keeps `/dev/ublkbN`,
 //! holds its I/O, and gives unanswered requests to whoever recovers the device. `ublksrv_flags` carries a hash of pool
@@ -20,8 +20,8 @@
 //! Queues, depth, buffer size and parameters of a recovered device are kept as they are.
 //!
 //! **Invariants.** One commit per request (I9): the driver answers the host from it, and a request that is never
-//! committed hangs its caller, so every path ends in a commit with a length or a negative errno. A buffer that someone
-//! else still holds is never given to the driver. Depth, queues and buffers are fixed when the device is made (I10).
+//! committed hangs its caller, so every path ends in a commit with a length or a negative errno. Depth, queues and
+//! buffers are bounded when the device is made (I10).
 //!
 //! **Failure.** If a queue thread ends unexpectedly, I/O of its queue waits in the driver until a new daemon recovers
 //! the device; nothing is answered wrongly. The process should let signals go to a thread that is not one of these

@@ -11,8 +11,7 @@ pub struct UblkOptions {
     pub queues: u16,
     /// Requests in flight per queue.
     pub depth: u16,
-    /// Bytes of the largest read or write. `queues * depth` buffers of this size are reserved; memory is taken when a
-    /// buffer is first used.
+    /// Bytes of the largest read or write. At worst `queues * depth` buffers of this size are used.
     pub io_bytes: u32,
     /// Number of the device (`N` of `/dev/ublkbN`); the driver picks one if not given.
     pub number: Option<u32>,

@@ -11,22 +11,25 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 
 const CONTROL: &str = "/dev/ublk-control";
+/// What every device of ours has.
+pub(super) const NEEDED: u32 = sys::UBLK_F_USER_RECOVERY | sys::UBLK_F_USER_RECOVERY_REISSUE | sys::UBLK_F_USER_COPY;
 
 /// What the loaded driver says it can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DriverFeatures(u64);
 
 impl DriverFeatures {
-    /// Features as the driver gave them; 0 when it is too old to be asked.
+    /// Features as the driver gave them.
     #[must_use]
     pub fn new(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// A dead daemon's device can be recovered and its open requests reissued.
+    /// What devices are made with is there: a dead daemon's device can be recovered and its open requests reissued, and
+    /// data is copied by the server.
     #[must_use]
-    pub fn recovery(self) -> bool {
-        self.has(sys::UBLK_F_USER_RECOVERY | sys::UBLK_F_USER_RECOVERY_REISSUE)
+    pub fn sufficient(self) -> bool {
+        self.has(NEEDED)
     }
 
     /// A device can change its size while it is used.
@@ -35,11 +38,10 @@ impl DriverFeatures {
         self.has(sys::UBLK_F_UPDATE_SIZE)
     }
 
-    /// The flags for a new device: recovery always, the others where the driver has them.
+    /// The flags for a new device: what is needed, and the others where the driver has them.
     pub(super) fn device_flags(self) -> u64 {
-        let wanted = sys::UBLK_F_USER_RECOVERY | sys::UBLK_F_USER_RECOVERY_REISSUE;
         let optional = sys::UBLK_F_UPDATE_SIZE | sys::UBLK_F_QUIESCE;
-        u64::from(wanted) | (u64::from(optional) & self.0)
+        u64::from(NEEDED) | (u64::from(optional) & self.0)
     }
 
     fn has(self, bits: u32) -> bool {
@@ -50,17 +52,18 @@ impl DriverFeatures {
 /// Looks whether ublk devices can be served here. Sets up libublk's control ring in the calling thread.
 ///
 /// # Errors
-/// `Unsupported` without the driver or without user recovery, `Config` without the right to use it; the message says
+/// `Unsupported` without the driver or without what it needs, `Config` without the right to use it; the message says
 /// what to do.
 pub fn probe() -> Result<DriverFeatures> {
     reachable(Path::new(CONTROL))?;
-    let Some(bits) = UblkCtrl::get_features() else {
-        // Linux 6.1 to 6.4 have recovery but cannot be asked; what a device got is looked at when it has been added
-        return Ok(DriverFeatures::default());
-    };
-    let features = DriverFeatures::new(bits);
-    if !features.recovery() {
-        fail!(Unsupported, "this kernel's ublk driver has no user recovery (Linux 6.1 has): use --transport nbd");
+    // a driver that cannot be asked is older than what is needed
+    let features = DriverFeatures::new(UblkCtrl::get_features().unwrap_or_default());
+    if !features.sufficient() {
+        fail!(
+            Unsupported,
+            "this kernel's ublk driver lacks user recovery or user copy, or io_uring is disabled \
+             (Linux 6.5 has them): use another kernel or --transport nbd"
+        );
     }
     Ok(features)
 }
@@ -96,13 +99,14 @@ mod tests {
 
     #[test]
     fn only_flags_the_driver_knows_are_asked_for() {
-        let recovery = u64::from(sys::UBLK_F_USER_RECOVERY | sys::UBLK_F_USER_RECOVERY_REISSUE);
-        let old = DriverFeatures::new(recovery | u64::from(sys::UBLK_F_USER_COPY));
-        assert!(old.recovery() && !old.resize());
-        assert_eq!(old.device_flags(), recovery);
-        let new = DriverFeatures::new(recovery | u64::from(sys::UBLK_F_UPDATE_SIZE | sys::UBLK_F_QUIESCE));
+        let needed = u64::from(NEEDED);
+        let old = DriverFeatures::new(needed | u64::from(sys::UBLK_F_ZONED));
+        assert!(old.sufficient() && !old.resize());
+        assert_eq!(old.device_flags(), needed);
+        let optional = u64::from(sys::UBLK_F_UPDATE_SIZE | sys::UBLK_F_QUIESCE);
+        let new = DriverFeatures::new(needed | optional);
         assert!(new.resize());
-        assert_eq!(new.device_flags() & !recovery, u64::from(sys::UBLK_F_UPDATE_SIZE | sys::UBLK_F_QUIESCE));
-        assert!(!DriverFeatures::default().recovery());
+        assert_eq!(new.device_flags(), needed | optional);
+        assert!(!DriverFeatures::new(needed & !u64::from(sys::UBLK_F_USER_COPY)).sufficient());
     }
 }

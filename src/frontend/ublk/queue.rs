@@ -6,24 +6,28 @@
 //!        turn what arrived into requests, hand them over as one group
 //! ```
 //!
-//! **Buffers.** A tag's buffer is with the queue (between commit and arrival the driver fills it), or with the core. The
-//! commit names the buffer's address: the driver takes read data from it and puts the data of the tag's next write
-//! there. Hence a buffer that somebody still holds when its request is answered is replaced by a copy.
+//! **Data.** The thread copies data between the driver's requests and its own buffers (`UBLK_F_USER_COPY`): in when a
+//! write arrives, out before a read is committed. Left to the driver, the copy of a read happens inside the commit, and
+//! before Linux 7.0 it fails there when the thread is being killed: the host would see an I/O error although the
+//! request could be reissued. Copied by the thread, a request is either committed whole or not at all.
 //!
 //! **End.** The driver aborts the fetches when the device stops: it has drained the requests before. When the queue
 //! leaves (hand-over, end of the daemon) requests that have not reached the core stay with the driver, which gives them
 //! to the next server; those at the core are waited for, with a bound, since the core may still read their buffers.
 
+use std::fs::File;
 use std::future::Future;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use io_uring::{cqueue, opcode, types};
-use libublk::io::{BufDesc, UblkDev, UblkQueue};
+use io_uring::{IoUring, cqueue, opcode, types};
+use libublk::io::{BufDesc, UblkDev, UblkIOCtx, UblkQueue, with_task_io_ring_mut};
 use libublk::{UblkError, UblkIORes, UblkUringData, sys};
 
-use super::buffers::tag_buffers;
+use super::buffers::Buffers;
 use super::completions::{Completions, Done};
 use super::errors::ours;
 use super::translate::{Asked, translate};
@@ -34,25 +38,22 @@ use crate::units::NamespaceId;
 
 /// Names the completions of the bell's poll.
 const BELL: u64 = UblkUringData::Target as u64 | 1;
+/// The driver is given no memory of ours.
+const NO_ADDRESS: BufDesc<'static> = BufDesc::Slice(&[]);
 /// How long the end of a queue waits for requests at the core.
 const DRAIN_STEPS: u32 = 300;
 const DRAIN_STEP_MS: u32 = 100;
-
-/// What is known of a tag.
-struct Slot {
-    /// The tag's buffer, while it is here.
-    data: Option<Arc<DataBuf>>,
-    /// What the core was asked, while it has not answered.
-    asked: Option<Asked>,
-}
 
 struct Queue<'d> {
     ring: UblkQueue<'d>,
     client: NamespaceClient,
     completions: Arc<Completions>,
     sink: Arc<dyn ReplySink>,
-    io_bytes: usize,
-    slots: Vec<Slot>,
+    /// The character device, through which data is copied.
+    pages: File,
+    buffers: Buffers,
+    /// What the core was asked and has not answered, by tag.
+    asked: Vec<Option<Asked>>,
     /// Requests at the core.
     outstanding: usize,
     // kept for their capacity
@@ -81,8 +82,6 @@ impl<'d> Queue<'d> {
     fn new(device: &'d UblkDev, number: u16, client: NamespaceClient, completions: Arc<Completions>) -> Result<Self> {
         let depth = usize::from(device.dev_info.queue_depth);
         let io_bytes = usize::try_from(device.dev_info.max_io_buf_bytes).unwrap_or(usize::MAX);
-        let slots = tag_buffers(depth, io_bytes)?.into_iter().map(|data| Slot { data: Some(data), asked: None });
-        let slots = slots.collect();
         let ring = UblkQueue::new(number, device).map_err(|error| ours("setting up a ublk queue", error))?;
         let sink: Arc<dyn ReplySink> = completions.clone();
         let mut queue = Self {
@@ -90,8 +89,9 @@ impl<'d> Queue<'d> {
             client,
             completions,
             sink,
-            io_bytes,
-            slots,
+            pages: character_device(device)?,
+            buffers: Buffers::new(depth, io_bytes),
+            asked: vec![None; depth],
             outstanding: 0,
             arrived: Vec::with_capacity(depth * 2),
             group: Vec::with_capacity(depth),
@@ -115,9 +115,8 @@ impl<'d> Queue<'d> {
         let mut context = Context::from_waker(Waker::noop());
         for tag in 0..self.ring.get_depth() {
             let tag = u16::try_from(tag).unwrap_or(u16::MAX);
-            let address = self.address(tag);
             // libublk has this as a future only; the first poll queues the command, whose end comes like all others
-            let mut fetch = pin!(self.ring.submit_io_prep_cmd(tag, BufDesc::RawAddress(address), -1, None));
+            let mut fetch = pin!(self.ring.submit_io_prep_cmd(tag, NO_ADDRESS, -1, None));
             if let Poll::Ready(ended) = fetch.as_mut().poll(&mut context) {
                 let error = ended.err().unwrap_or(UblkError::OtherError(0));
                 return Err(ours("fetching from the ublk driver", error));
@@ -184,21 +183,44 @@ impl<'d> Queue<'d> {
             let error = std::io::Error::from_raw_os_error(result.saturating_neg());
             return Err(Error::io(format!("the ublk driver refused the command for tag {tag}"), error));
         }
-        let Some(slot) = self.slots.get_mut(usize::from(tag)) else {
+        if usize::from(tag) >= self.asked.len() {
             return Err(Error::new(ErrorKind::Io, format!("the ublk driver named tag {tag}")));
-        };
-        match translate(*self.ring.get_iod(tag), self.io_bytes) {
-            Ok(asked) => {
-                let data = if asked.has_data() { slot.data.take() } else { None };
-                slot.asked = Some(asked);
-                self.outstanding += 1;
-                let sink = self.sink.clone();
-                let request = Request::new(asked.kind, asked.offset, asked.len, u64::from(tag), data, sink);
-                self.group.push((self.client.id, request));
-            }
+        }
+        match self.ask(tag) {
+            Ok(request) => self.group.push((self.client.id, request)),
             Err(kind) => self.commit(tag, -kind.errno()),
         }
         Ok(())
+    }
+
+    /// The request that the driver describes, with the data of a write.
+    fn ask(&mut self, tag: u16) -> Result<Request, ErrorKind> {
+        let asked = translate(*self.ring.get_iod(tag), self.buffers.io_bytes())?;
+        let data = if asked.has_data() { Some(self.buffer_for(tag, asked)?) } else { None };
+        self.asked[usize::from(tag)] = Some(asked);
+        self.outstanding += 1;
+        Ok(Request::new(asked.kind, asked.offset, asked.len, u64::from(tag), data, self.sink.clone()))
+    }
+
+    fn buffer_for(&mut self, tag: u16, asked: Asked) -> Result<Arc<DataBuf>, ErrorKind> {
+        let len = usize::try_from(asked.len).map_err(|_| ErrorKind::OutOfRange)?;
+        let mut buffer = self.buffers.take(len);
+        if asked.kind == RequestKind::Read {
+            return Ok(buffer);
+        }
+        let Some(exclusive) = Arc::get_mut(&mut buffer) else { return Err(ErrorKind::Io) };
+        let copied = self.pages.read_exact_at(&mut exclusive.bytes_mut()[..len], self.position(tag));
+        if let Err(error) = copied {
+            tracing::error!(tag, len, %error, "the data of a write could not be taken");
+            self.buffers.put(buffer);
+            return Err(ErrorKind::Io);
+        }
+        Ok(buffer)
+    }
+
+    /// Where in the character device the pages of a request are.
+    fn position(&self, tag: u16) -> u64 {
+        UblkIOCtx::ublk_user_copy_pos(self.ring.get_qid(), tag, 0)
     }
 
     /// Commits what the core has answered. Returns whether the queue shall leave.
@@ -214,58 +236,46 @@ impl<'d> Queue<'d> {
 
     fn answer(&mut self, done: Done) {
         let tag = done.tag;
-        let io_bytes = self.io_bytes;
-        let Some(slot) = self.slots.get_mut(usize::from(tag)) else {
+        let Some(asked) = self.asked.get_mut(usize::from(tag)).and_then(Option::take) else {
             tracing::error!(tag, "a reply to no request");
             return;
         };
-        let Some(asked) = slot.asked.take() else {
-            tracing::error!(tag, "a second reply to a request");
-            return;
-        };
         self.outstanding -= 1;
-        let mut result = match done.result {
-            // a request is at most 1 MiB of data; discards end in 0
+        let ended = match (done.result, asked.kind, &done.data) {
+            (Ok(()), RequestKind::Read, data) => self.give(tag, asked, data.as_deref()),
+            (result, ..) => result,
+        };
+        let result = match ended {
+            // at most 1 MiB of data; all others end in 0
             Ok(()) if asked.has_data() => i32::try_from(asked.len).unwrap_or(i32::MAX),
             Ok(()) => 0,
             Err(kind) => -kind.errno(),
         };
-        if asked.has_data() {
-            if done.data.is_none() && asked.kind == RequestKind::Read {
-                tracing::error!(tag, "a read came back without its buffer");
-                result = -ErrorKind::Io.errno();
-            }
-            let filled = if asked.kind == RequestKind::Read { asked.len } else { 0 };
-            slot.data = Some(sole_owner(done.data, io_bytes, usize::try_from(filled).unwrap_or(0)));
+        if let Some(buffer) = done.data {
+            self.buffers.put(buffer);
         }
         self.commit(tag, result);
     }
 
-    /// Answers the host and fetches the tag's next request.
-    fn commit(&mut self, tag: u16, result: i32) {
-        let buffer = BufDesc::RawAddress(self.address(tag));
-        // always a plain result: libublk drops some of its error variants, and the host would wait for ever
-        let committed = self.ring.complete_io_cmd_unified(tag, buffer, Ok(UblkIORes::Result(result)));
-        if let Err(error) = committed {
-            tracing::error!(tag, %error, "the end of a request could not be queued");
-        }
+    /// Gives the host the data of a read.
+    fn give(&self, tag: u16, asked: Asked, data: Option<&DataBuf>) -> Result<(), ErrorKind> {
+        let len = usize::try_from(asked.len).map_err(|_| ErrorKind::OutOfRange)?;
+        let Some(bytes) = data.and_then(|data| data.bytes().get(..len)) else {
+            tracing::error!(tag, "a read came back without its buffer");
+            return Err(ErrorKind::Io);
+        };
+        self.pages.write_all_at(bytes, self.position(tag)).map_err(|error| {
+            tracing::error!(tag, len, %error, "the data of a read could not be given");
+            ErrorKind::Io
+        })
     }
 
-    /// Address of the buffer of a tag that is not at the core.
-    fn address(&mut self, tag: u16) -> *const u8 {
-        let io_bytes = self.io_bytes;
-        let data = self.slots.get_mut(usize::from(tag)).and_then(|slot| slot.data.as_mut());
-        match data.and_then(Arc::get_mut) {
-            Some(buffer) => buffer.bytes_mut().as_mut_ptr(),
-            None => {
-                debug_assert!(false, "tag {tag} is at the core or its buffer is shared");
-                let mut fresh = Arc::new(DataBuf::zeroed(io_bytes));
-                let address = Arc::get_mut(&mut fresh).map_or(std::ptr::null(), |fresh| fresh.bytes_mut().as_ptr());
-                if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
-                    slot.data = Some(fresh);
-                }
-                address
-            }
+    /// Answers the host and fetches the tag's next request.
+    fn commit(&mut self, tag: u16, result: i32) {
+        // always a plain result: libublk drops some of its error variants, and the host would wait for ever
+        let committed = self.ring.complete_io_cmd_unified(tag, NO_ADDRESS, Ok(UblkIORes::Result(result)));
+        if let Err(error) = committed {
+            tracing::error!(tag, %error, "the end of a request could not be queued");
         }
     }
 
@@ -286,6 +296,9 @@ impl<'d> Queue<'d> {
         {
             tracing::warn!(%error, "the last completions of a ublk queue");
         }
+        if let Err(error) = retire_ring() {
+            tracing::warn!(%error, "closing the ring of a ublk queue");
+        }
     }
 }
 
@@ -294,43 +307,29 @@ fn tag_of(user_data: u64) -> u16 {
     u16::try_from(user_data & 0xffff).unwrap_or(u16::MAX)
 }
 
-/// The buffer for the driver: `lent`, unless somebody still holds it; then another with the same first `filled` bytes.
-fn sole_owner(lent: Option<Arc<DataBuf>>, io_bytes: usize, filled: usize) -> Arc<DataBuf> {
-    let Some(mut lent) = lent else { return Arc::new(DataBuf::zeroed(io_bytes)) };
-    if Arc::get_mut(&mut lent).is_some() {
-        return lent;
-    }
-    tracing::debug!("a buffer is still held after its request was answered");
-    let mut fresh = DataBuf::zeroed(io_bytes);
-    let filled = filled.min(io_bytes);
-    fresh.bytes_mut()[..filled].copy_from_slice(&lent.bytes()[..filled]);
-    Arc::new(fresh)
+/// Closes this thread's ring, by which the driver gets back what was fetched. libublk's queue unregisters its files when
+/// it is dropped, which before Linux 6.13 waits for commands in flight: for ever, if they are fetches. It finds another
+/// ring then.
+fn retire_ring() -> std::io::Result<()> {
+    let other = IoUring::new(2)?;
+    other.submitter().register_files(&[-1])?;
+    drop(with_task_io_ring_mut(|ring| std::mem::replace(ring, other)));
+    Ok(())
+}
+
+/// A second descriptor of the device's file, so that it lives as long as the queue.
+#[expect(unsafe_code, reason = "libublk shows its file as a number only")]
+fn character_device(device: &UblkDev) -> Result<File> {
+    // SAFETY: the first descriptor of a device is its character device, open as long as `device` lives; it is borrowed
+    // for this call only.
+    let file = unsafe { BorrowedFd::borrow_raw(device.tgt.fds[0]) };
+    let owned = file.try_clone_to_owned().map_err(|error| Error::io("the character device", error))?;
+    Ok(File::from(owned))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_held_buffer_is_not_given_to_the_driver() {
-        let mut buffer = DataBuf::zeroed(8192);
-        buffer.bytes_mut()[..4096].fill(7);
-        buffer.bytes_mut()[4096..].fill(9);
-        let mut buffer = Arc::new(buffer);
-        let address = buffer.bytes().as_ptr();
-        buffer = sole_owner(Some(buffer), 8192, 4096);
-        assert_eq!(buffer.bytes().as_ptr(), address, "ours alone: kept");
-
-        let held = buffer.clone();
-        let mut other = sole_owner(Some(buffer), 8192, 4096);
-        assert_ne!(other.bytes().as_ptr(), address);
-        assert!(Arc::get_mut(&mut other).is_some());
-        assert!(other.bytes()[..4096].iter().all(|&byte| byte == 7));
-        assert!(other.bytes()[4096..].iter().all(|&byte| byte == 0));
-        assert_eq!(held.bytes()[4096], 9);
-
-        assert_eq!(sole_owner(None, 8192, 0).bytes().len(), 8192);
-    }
 
     #[test]
     fn tags_are_found_in_both_kinds_of_user_data() {

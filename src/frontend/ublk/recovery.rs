@@ -74,7 +74,7 @@ pub(super) fn plan(identity: u64) -> Result<Plan> {
         match settle(&ctrl)? {
             Condition::Leftover => {
                 tracing::info!(device = number, "removing what is left of a device of this namespace");
-                done("removing a left device", ctrl.del_dev())?;
+                remove(&ctrl)?;
             }
             Condition::Served => {
                 let pid = ctrl.dev_info().ublksrv_pid;
@@ -85,6 +85,15 @@ pub(super) fn plan(identity: u64) -> Result<Plan> {
         }
     }
     Ok(plan)
+}
+
+/// Removes a stopped device. Its number stays taken until the last who has it open closes it; that is not waited for
+/// where the driver can (Linux 6.9).
+pub(super) fn remove(ctrl: &UblkCtrl) -> Result<()> {
+    if done("removing a device", ctrl.del_dev_async()).is_ok() {
+        return Ok(());
+    }
+    done("removing a device", ctrl.del_dev()).map(drop)
 }
 
 /// The condition of a device, once a dying server is gone.
@@ -129,7 +138,7 @@ mod tests {
         assert_eq!(device_identity(PoolId([0; 16]), NamespaceId(1)), IDENTITY_OF_ZERO_POOL);
     }
 
-    const IDENTITY_OF_ZERO_POOL: u64 = 0;
+    const IDENTITY_OF_ZERO_POOL: u64 = 9_633_094_766_961_698_682;
 
     #[test]
     fn every_state_has_a_condition() {

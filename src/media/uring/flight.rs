@@ -3,7 +3,7 @@
 //! **Invariants.** A flight owns its buffer from submission to its last completion. Block I/O ends whole or with an
 //! error: a short transfer goes on from the last whole block. Retries without progress are bounded (I10).
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use io_uring::types::{Fd, FsyncFlags};
@@ -96,7 +96,7 @@ impl Flight {
                 let flags = rustix::net::SendFlags::NOSIGNAL.bits().cast_signed();
                 opcode::Send::new(Fd(socket.as_raw_fd()), data.as_ptr(), bytes_of(data.len())).flags(flags).build()
             }
-            Op::Accept { socket } => {
+            Op::Accept { socket, .. } => {
                 let flags = rustix::net::SocketFlags::CLOEXEC.bits().cast_signed();
                 let (address, length) = (std::ptr::null_mut(), std::ptr::null_mut());
                 opcode::Accept::new(Fd(socket.as_raw_fd()), address, length).flags(flags).build()
@@ -113,6 +113,14 @@ impl Flight {
             Op::Read { file, len, .. } | Op::Write { file, len, .. } => {
                 let (file, len) = (*file, *len);
                 self.transferred(moved, len, &files[file.0])
+            }
+            Op::Accept { accepted, .. } => {
+                #[expect(unsafe_code, reason = "a descriptor comes as a number")]
+                // SAFETY: the kernel has just made this descriptor for this operation, and nobody else knows it.
+                let descriptor = unsafe { OwnedFd::from_raw_fd(result) };
+                // a slot that is taken is a caller's mistake: the connection is closed
+                drop(accepted.set(descriptor));
+                Outcome::Ended(Ok(0))
             }
             _ => Outcome::Ended(Ok(moved)),
         }
@@ -186,11 +194,6 @@ impl Flight {
             Op::Flush { .. } | Op::Allocate { .. } | Op::Discard { .. } | Op::Accept { .. } => None,
         };
         (self.token, Completion { result, buf })
-    }
-
-    /// Whether a successful result is a descriptor that somebody must close.
-    pub(super) fn gives_descriptor(&self) -> bool {
-        matches!(self.op, Op::Accept { .. })
     }
 }
 

@@ -31,12 +31,13 @@ pub struct Tally {
 /// Brings `image`, the disk as it was when the log began, to what a power cut just before entry `at` leaves.
 ///
 /// # Errors
-/// When the image or the log cannot be read or written, or the log has no such entry.
+/// When the image or the log cannot be read or written, the log has no such entry, or its order cannot be told.
 pub fn cut(log: &Log, image: &File, at: usize, mut keep: Keep) -> Result<Tally> {
     let entries = log.entries();
     ensure(at <= entries.len(), || format!("a cut at {at} in a log of {}", entries.len()))?;
     let covered = entries[..at].iter().rposition(|e| e.flags.is_flush()).map_or(0, |flush| flush + 1);
     let end = entries[at..].iter().position(|e| e.flags.is_flush()).map_or(entries.len(), |flush| at + flush);
+    refuse_ambiguity(&entries[..end])?;
     let mut tally = Tally::default();
     for (index, entry) in entries[..end].iter().enumerate().filter(|(_, e)| e.sector_count > 0) {
         // The data that a flush brings along come after it, like any write that follows.
@@ -71,6 +72,26 @@ pub fn cut(log: &Log, image: &File, at: usize, mut keep: Keep) -> Result<Tally> 
         }
     }
     Ok(tally)
+}
+
+/// A forced write is recorded at once, a plain one with the flush that covers it: when they overlap, the log does not tell
+/// which of them was first. (Nothing in Plica forces a write over a plain one that is not flushed.)
+fn refuse_ambiguity(entries: &[Entry]) -> Result<()> {
+    for (index, forced) in entries.iter().enumerate().filter(|(_, e)| e.flags.is_forced()) {
+        let mut flushes = 0;
+        for (later, plain) in (index + 1..).zip(&entries[index + 1..]) {
+            flushes += usize::from(plain.flags.is_flush());
+            if flushes == 2 {
+                break;
+            }
+            let apart = plain.sector + plain.sector_count <= forced.sector
+                || forced.sector + forced.sector_count <= plain.sector
+                || plain.flags.is_forced()
+                || plain.sector_count == 0;
+            ensure(apart, || format!("entries {index} (forced) and {later} (plain) overlap: which one was first?"))?;
+        }
+    }
+    Ok(())
 }
 
 fn apply(log: &Log, image: &File, entry: &Entry, mut survives: impl FnMut(u64) -> bool) -> Result<()> {
@@ -148,6 +169,16 @@ mod tests {
             seen.lost += tally.lost;
         }
         assert!(seen.kept > 50 && seen.torn > 50 && seen.lost > 50, "{seen:?}");
+    }
+
+    #[test]
+    fn a_forced_write_among_plain_ones_on_the_same_blocks_cannot_be_judged() {
+        let forced = Item { flags: 2, ..write(1, 7, 1) };
+        let marks = ["a", "b", "c"].map(mark);
+        let (_file, log) = log(&[forced].into_iter().chain([write(0, 1, 2), flush()]).chain(marks).collect::<Vec<_>>());
+        let image = tempfile::tempfile().unwrap();
+        let said = cut(&log, &image, 3, Keep::Nothing).unwrap_err().to_string();
+        assert!(said.contains("overlap"), "{said}");
     }
 
     #[test]

@@ -37,7 +37,8 @@ impl Cluster {
         let settings = "fsync = on\nsynchronous_commit = on\nfull_page_writes = on\nlisten_addresses = ''\n\
                         shared_buffers = 64MB\nmax_wal_size = 128MB\ncheckpoint_timeout = 30s\n";
         let settings = format!("{settings}unix_socket_directories = '{data}'\n");
-        sh(format!("cat >> {data}/postgresql.conf")).input(settings).ok().map(|_| ())
+        // initdb has synchronised its files; ours must not be lost either.
+        sh(format!("cat >> {data}/postgresql.conf; sync {data}/postgresql.conf")).input(settings).ok().map(|_| ())
     }
 
     /// Starts the server; after a crash this is where it recovers.

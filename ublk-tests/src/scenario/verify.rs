@@ -13,7 +13,7 @@ use crate::{
 /// that is missing must not become a plain file.
 pub(super) fn fio_line(device: &Path, jobs: &str) -> String {
     let all = "--direct=1 --allow_file_create=0 --ioengine=libaio --verify=crc32c --verify_fatal=1 --group_reporting \
-               --buffer_compress_percentage=50 --refill_buffers --randrepeat=0";
+               --buffer_compress_percentage=50 --refill_buffers --randrepeat=0 --verify_state_save=0";
     format!("fio --filename={} {all} {jobs}", device.display())
 }
 

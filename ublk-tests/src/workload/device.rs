@@ -10,7 +10,7 @@ use std::{
 
 use rustix::{
     fs::{FallocateFlags, OFlags, fallocate, fdatasync},
-    io::{IoSlice, ReadWriteFlags, pwritev2},
+    io::{Errno, IoSlice, ReadWriteFlags, pwritev2},
 };
 
 use super::{BLOCK_BYTES, Found, Op, Plan, Range, content};
@@ -44,10 +44,7 @@ impl Device {
         let what = plan.op(number);
         let done = match what {
             Op::Write { range, forced } => self.write(plan, number, range, forced),
-            Op::Zero(range) => {
-                let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                fallocate(&self.file, hole, byte(range.start), byte(range.count)).map_err(io::Error::from)
-            }
+            Op::Zero(range) => self.zero(range),
             Op::Flush => fdatasync(&self.file).map_err(io::Error::from),
             Op::Mark => Ok(()),
         };
@@ -71,6 +68,16 @@ impl Device {
             }
         }
         Ok(found)
+    }
+
+    /// Asks for zeros; where the device has no such request the kernel writes them.
+    fn zero(&self, range: Range) -> io::Result<()> {
+        let ask = |how| fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, byte(range.start), byte(range.count));
+        match ask(FallocateFlags::PUNCH_HOLE) {
+            Err(Errno::OPNOTSUPP) => ask(FallocateFlags::ZERO_RANGE),
+            done => done,
+        }
+        .map_err(io::Error::from)
     }
 
     fn write(&mut self, plan: &Plan, number: u64, range: Range, forced: bool) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! What engine tests share: a pool on a temporary file, a machine whose shared memory outlives the daemon.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![expect(dead_code, reason = "each test binary uses its part")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

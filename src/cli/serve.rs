@@ -1,0 +1,114 @@
+//! `plica serve`: the daemon, in the foreground.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::peek::peek;
+use super::pool_args::{KeyArgs, PoolArgs, key_is_required};
+use super::{Failure, output};
+use crate::daemon::{self, Event, ServeOptions};
+
+const HELP: &str = "\
+Prints one line a namespace, `serving NAME as DEVICE` or `serving NAME at URI`, then `ready`, and serves until it
+is stopped. Under systemd it tells when it is ready (Type=notify). Namespaces can be made, served and destroyed
+meanwhile.
+
+After a kill or a crash of the daemon nothing acknowledged is lost: start it again, with the same run directory.
+A ublk device keeps its users meanwhile; their I/O waits. The run directory must be on a tmpfs that outlives the
+daemon (/run, /dev/shm).
+
+SIGTERM, SIGINT and SIGHUP stop it cleanly. A ublk device that is mounted or otherwise in use then stays, and its
+I/O waits for the next `plica serve`; `plica stop` refuses instead. A second signal ends the daemon at once, as a
+kill would.
+
+Examples:
+  plica serve pool.plica --root-key pool.key
+  plica serve /dev/nvme1n1 db wal --root-key /etc/plica/pool.key --queues 4
+  plica serve pool.plica --passphrase --transport nbd --nbd-socket /tmp/plica.sock --run-dir /dev/shm/plica
+  nbdinfo 'nbd+unix:///db?socket=/tmp/plica.sock'";
+
+#[derive(Debug, Args)]
+#[command(after_help = HELP, group = key_is_required())]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    pool: PoolArgs,
+
+    /// Namespaces to serve [default: all, also those that are made while it runs]
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+
+    #[command(flatten)]
+    key: KeyArgs,
+
+    /// As block devices of this kernel (ublk), over a Unix socket (nbd), or the first of these that can be had (auto)
+    #[arg(long, value_enum, default_value_t = Transport::Auto)]
+    transport: Transport,
+
+    /// The NBD socket; implies --transport nbd [default: in the run directory]
+    #[arg(long, value_name = "PATH")]
+    nbd_socket: Option<PathBuf>,
+
+    /// Queues of a ublk device, each with a thread
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    queues: u16,
+
+    /// Threads that compress and encrypt [default: one less than there are CPUs; 0 leaves it to the core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=256))]
+    workers: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Transport {
+    Auto,
+    Ublk,
+    Nbd,
+}
+
+impl ServeArgs {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let transport = self.choose_transport()?;
+        daemon::check_placement(&self.pool.pool)?;
+        let peek = peek(&self.pool.pool)?;
+        let options = ServeOptions {
+            path: self.pool.pool,
+            pool: peek.superblock.pool,
+            root_key: self.key.open(&peek.superblock)?,
+            namespaces: self.names,
+            transport,
+            nbd_socket: self.nbd_socket,
+            run_dir: self.pool.run_dir,
+            queues: self.queues,
+            workers: self.workers.map_or_else(default_workers, usize::from),
+        };
+        daemon::serve(options, |event| {
+            output::print(&match event {
+                Event::Serving(served) => format!("{served}\n"),
+                Event::Ready => "ready\n".to_owned(),
+            });
+        })?;
+        Ok(())
+    }
+
+    fn choose_transport(&self) -> Result<daemon::Transport, Failure> {
+        match (self.transport, &self.nbd_socket) {
+            (Transport::Ublk, Some(_)) => {
+                Err(Failure::Usage("--nbd-socket does not go with --transport ublk".to_owned()))
+            }
+            (Transport::Ublk, None) => Ok(daemon::Transport::Ublk),
+            (Transport::Nbd, _) | (Transport::Auto, Some(_)) => Ok(daemon::Transport::Nbd),
+            (Transport::Auto, None) => match crate::frontend::ublk::probe() {
+                Ok(_) => Ok(daemon::Transport::Ublk),
+                Err(error) => {
+                    tracing::info!("no ublk here ({error}): serving over NBD");
+                    Ok(daemon::Transport::Nbd)
+                }
+            },
+        }
+    }
+}
+
+/// The core has a CPU for itself, and helps when it is idle.
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get().saturating_sub(1))
+}

@@ -1,0 +1,202 @@
+//! `plica status`: what a pool holds, and what its daemon does.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::access::{Access, access, unexpected};
+use super::offline::look;
+use super::output::{Align, Table};
+use super::pool_args::PoolArgs;
+use super::{Failure, output, size};
+use crate::control::{Answer, Command, NamespaceInfo, StatusReport};
+use crate::format::superblock::{KeySource, Superblock};
+use crate::pool::{Inspection, NamespaceStatus, PoolStatus};
+
+const HELP: &str = "\
+Needs no key. If a daemon serves the pool the figures are its own; otherwise they are read from the pool as its
+last daemon left it.
+
+Examples:
+  plica status pool.plica
+  plica status pool.plica --json | jq .pool.reduction";
+
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pool: PoolArgs,
+
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A pool that nobody serves.
+#[derive(Debug, Serialize)]
+struct Idle {
+    served: bool,
+    pool: IdlePool,
+    namespaces: Vec<NamespaceInfo>,
+}
+
+/// As [`PoolStatus`], as far as it can be told without opening the pool.
+#[derive(Debug, Serialize)]
+struct IdlePool {
+    pool: String,
+    label: String,
+    created: u64,
+    key_source: &'static str,
+    pool_bytes: u64,
+    segment_bytes: u32,
+    segments: u32,
+    /// Whether the last stop was clean; otherwise the next start recovers.
+    clean: bool,
+    host_written: u64,
+    host_read: u64,
+    host_discarded: u64,
+    stored: u64,
+    media_written: u64,
+}
+
+/// A pool that a daemon serves, with `served: true` beside what the daemon reports.
+#[derive(Serialize)]
+struct Running<'a> {
+    served: bool,
+    #[serde(flatten)]
+    report: &'a StatusReport,
+}
+
+impl StatusArgs {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match access(&self.pool)? {
+            Access::Served(mut daemon) => {
+                let report = match daemon.ask(Command::Status)? {
+                    Answer::Status(report) => report,
+                    other => return Err(unexpected(&other)),
+                };
+                if self.json {
+                    output::print_json(&Running { served: true, report: &report });
+                } else {
+                    output::print(&running_text(&daemon.peek.superblock, &report));
+                }
+            }
+            Access::Idle(peek) => {
+                let idle = idle_of(&look(&self.pool.pool)?);
+                if self.json {
+                    output::print_json(&idle);
+                } else {
+                    output::print(&idle_text(&peek.superblock, &idle));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn idle_of(inspection: &Inspection) -> Idle {
+    let (superblock, root) = (&inspection.superblock, &inspection.root);
+    let namespaces = inspection.namespaces.entries.iter().map(NamespaceInfo::from).collect();
+    let pool = IdlePool {
+        pool: superblock.pool.to_string(),
+        label: label(superblock),
+        created: superblock.created,
+        key_source: key_source(superblock),
+        pool_bytes: superblock.pool_bytes,
+        segment_bytes: superblock.segment_bytes,
+        segments: superblock.segment_count,
+        clean: root.clean,
+        host_written: root.lifetime.host_written,
+        host_read: root.lifetime.host_read,
+        host_discarded: root.lifetime.host_discarded,
+        stored: root.lifetime.stored,
+        media_written: root.lifetime.media_written,
+    };
+    Idle { served: false, pool, namespaces }
+}
+
+fn label(superblock: &Superblock) -> String {
+    String::from_utf8_lossy(&superblock.label).trim_end_matches('\0').to_owned()
+}
+
+fn key_source(superblock: &Superblock) -> &'static str {
+    match superblock.key_source {
+        KeySource::File => "key-file",
+        KeySource::Passphrase { .. } => "passphrase",
+    }
+}
+
+/// What is the same whether it is served or not.
+fn facts(superblock: &Superblock) -> Table {
+    let mut table = Table::facts();
+    table.row(["pool", &superblock.pool.to_string()]);
+    let label = label(superblock);
+    if !label.is_empty() {
+        table.row(["label", &label]);
+    }
+    let segment = size::exact(u64::from(superblock.segment_bytes));
+    let bytes = size::approximate(superblock.pool_bytes);
+    table.row(["size", &format!("{bytes}, {} segments of {segment}", superblock.segment_count)]);
+    table.row(["created", &output::moment(superblock.created)]);
+    table.row(["root key", if key_source(superblock) == "passphrase" { "a passphrase" } else { "a key file" }]);
+    table
+}
+
+fn idle_text(superblock: &Superblock, idle: &Idle) -> String {
+    let mut table = facts(superblock);
+    let state = if idle.pool.clean {
+        "not served; stopped cleanly"
+    } else {
+        "not served; not stopped cleanly: the next start recovers"
+    };
+    table.row(["state", state]);
+    table.row(["host wrote", &size::approximate(idle.pool.host_written)]);
+    table.row(["stored", &size::approximate(idle.pool.stored)]);
+    table.row(["medium wrote", &size::approximate(idle.pool.media_written)]);
+    format!("{}\n{}", table.render(), super::namespace::list(&idle.namespaces))
+}
+
+fn running_text(superblock: &Superblock, report: &StatusReport) -> String {
+    let mut table = facts(superblock);
+    table.row(["state", &format!("served by process {} (plica {})", report.pid, report.daemon)]);
+    figures(&mut table, &report.pool);
+    format!("{}\n{}", table.render(), served_list(report))
+}
+
+fn figures(table: &mut Table, pool: &PoolStatus) {
+    if let Some(reason) = &pool.read_only {
+        table.row(["READ-ONLY", reason]);
+    }
+    let free = pool.segments_free * u64::from(pool.segment_bytes);
+    let counting = if pool.usage_known { "" } else { ", still counting after an unclean stop" };
+    let free = format!("{} ({} of {} segments{counting})", size::approximate(free), pool.segments_free, pool.segments);
+    table.row(["free", &free]);
+    let wrote = size::approximate(pool.host_written);
+    table.row(["host wrote", &format!("{wrote}, read {}", size::approximate(pool.host_read))]);
+    table.row(["stored", &format!("{} (reduced {:.2} times)", size::approximate(pool.stored), pool.reduction)]);
+    let media = size::approximate(pool.media_written);
+    table.row(["medium wrote", &format!("{media} ({:.2} for each byte of the host)", pool.write_amplification)]);
+    table.row(["flushes", &format!("{}, on the medium {}", pool.flushes, pool.media_flushes)]);
+    if pool.corrupt > 0 {
+        table.row(["CORRUPT", &format!("{} fragments did not verify and were answered with an error", pool.corrupt)]);
+    }
+    if pool.no_space > 0 {
+        table.row(["NO SPACE", &format!("{} writes were refused for want of space", pool.no_space)]);
+    }
+}
+
+fn served_list(report: &StatusReport) -> String {
+    let mut table = Table::new(&[
+        ("NAME", Align::Left),
+        ("SIZE", Align::Right),
+        ("WRITTEN", Align::Right),
+        ("READ", Align::Right),
+        ("STORED", Align::Right),
+        ("SERVED AT", Align::Left),
+    ]);
+    for NamespaceStatus { name, size, written, read, stored, .. } in &report.pool.namespaces {
+        let at = report.serving.iter().find(|served| served.name == *name).map_or("-", |served| &served.at);
+        let [size, written, read, stored] = [*size, *written, *read, *stored].map(size::approximate);
+        table.row([name, &size, &written, &read, &stored, at]);
+    }
+    table.render()
+}

@@ -1,0 +1,503 @@
+//! The `plica` program as people use it: pools in files, served over NBD, killed, copied, damaged; and what it says and
+//! exits with.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+const BLOCK: u64 = 4096;
+
+/// The program, built when it is not up to date.
+fn plica() -> PathBuf {
+    ublk_tests::binaries::build_plica().unwrap()
+}
+
+/// Files of one test: a key, a pool, a run directory in memory.
+struct Place {
+    files: tempfile::TempDir,
+    memory: tempfile::TempDir,
+}
+
+/// How a command ended.
+struct Ended {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+/// A daemon in the background.
+struct Daemon {
+    child: Child,
+    served: Vec<String>,
+}
+
+impl Ended {
+    fn of(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Self { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// The command did what it was told.
+    #[track_caller]
+    fn done(self) -> String {
+        assert_eq!(self.code, 0, "{}", self.err);
+        self.out
+    }
+
+    /// It did not, with this exit code, and said so.
+    #[track_caller]
+    fn failed(self, code: i32, says: &str) {
+        assert_eq!(self.code, code, "{}", self.err);
+        assert!(self.err.contains(says), "expected {says:?} in {:?}", self.err);
+        assert!(!self.err.contains("panicked"), "{}", self.err);
+    }
+}
+
+impl Place {
+    fn new() -> Self {
+        let memory = Path::new("/dev/shm");
+        let memory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let place = Self { files: tempfile::tempdir().unwrap(), memory: memory.unwrap() };
+        place.plica(["key", "generate", &place.key()]).done();
+        place
+    }
+
+    fn with_pool() -> Self {
+        let place = Self::new();
+        place.plica(["create", &place.pool(), "--size", "96M", "--root-key", &place.key()]).done();
+        place
+    }
+
+    /// A pool with one namespace, `db`.
+    fn with_namespace() -> Self {
+        let place = Self::with_pool();
+        place.on_pool("namespace create", ["db", "--size", "256M", "--root-key", &place.key()]).done();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn key(&self) -> String {
+        self.text("key")
+    }
+
+    fn pool(&self) -> String {
+        self.text("pool")
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.memory.path().join("run")
+    }
+
+    fn plica<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Ended {
+        Ended::of(Command::new(plica()).args(args).stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// `plica WORDS POOL ARGS --run-dir …`.
+    fn on_pool<'a>(&self, words: &str, args: impl IntoIterator<Item = &'a str>) -> Ended {
+        self.on(&self.pool(), words, args)
+    }
+
+    fn on<'a>(&self, pool: &str, words: &str, args: impl IntoIterator<Item = &'a str>) -> Ended {
+        let mut command = Command::new(plica());
+        command.args(words.split(' ')).arg(pool).args(args).arg("--run-dir").arg(self.run_dir());
+        Ended::of(command.stdin(Stdio::null()).output().unwrap())
+    }
+
+    fn serving(&self, pool: &str) -> Command {
+        let mut command = Command::new(plica());
+        command.args(["serve", pool, "--root-key", &self.key(), "--transport", "nbd"]);
+        command.arg("--run-dir").arg(self.run_dir()).stdin(Stdio::null());
+        command
+    }
+
+    fn serve(&self) -> Daemon {
+        let mut child = self.serving(&self.pool()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut served = Vec::new();
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            let line = line.unwrap();
+            if line == "ready" {
+                return Daemon { child, served };
+            }
+            served.push(line);
+        }
+        panic!("plica serve ended: {:?}", child.wait().unwrap());
+    }
+
+    /// Serves, and expects that to fail.
+    fn serve_fails(&self, pool: &str, says: &str) {
+        Ended::of(self.serving(pool).output().unwrap()).failed(1, says);
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str(&self.on_pool("status", ["--json"]).done()).unwrap()
+    }
+
+    fn staging_files(&self) -> Vec<PathBuf> {
+        let entries = self.run_dir().read_dir().unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "staging")).collect()
+    }
+}
+
+impl Daemon {
+    /// The URI of the only namespace.
+    fn uri(&self) -> &str {
+        let [line] = self.served.as_slice() else { panic!("{:?}", self.served) };
+        line.split(' ').nth(3).unwrap()
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn terminate(mut self) -> i32 {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // a test that failed must not leave it behind; one that ended has nothing to kill
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Bytes that compress to about half.
+fn sample(len: usize, seed: u8) -> Vec<u8> {
+    let mut state = u32::from(seed) + 1;
+    let mut bytes = vec![seed; len];
+    for chunk in bytes.chunks_mut(16) {
+        for byte in chunk.iter_mut().take(8) {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *byte = state.to_le_bytes()[3];
+        }
+    }
+    bytes
+}
+
+/// Copies with nbdcopy, which flushes at the end only if told to.
+fn nbdcopy(args: &[&str]) {
+    let output = Command::new("nbdcopy").args(args).output().expect("nbdcopy is needed (package libnbd-bin)");
+    assert!(output.status.success(), "nbdcopy {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn write(place: &Place, uri: &str, bytes: &[u8]) {
+    let file = place.text("written");
+    std::fs::write(&file, bytes).unwrap();
+    nbdcopy(&["--destination-is-zero", &file, uri]);
+}
+
+/// The first `len` bytes of an export.
+fn read(place: &Place, uri: &str, len: usize) -> Vec<u8> {
+    let file = place.text("read");
+    nbdcopy(&[uri, &file]);
+    let mut bytes = std::fs::read(&file).unwrap();
+    assert!(bytes[len..].iter().all(|byte| *byte == 0), "nothing was written behind");
+    bytes.truncate(len);
+    bytes
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_kill_and_after_a_stop() {
+    let place = Place::with_namespace();
+    let bytes = sample(24 << 20, 1);
+    let daemon = place.serve();
+    write(&place, daemon.uri(), &bytes);
+    let status = place.status();
+    assert_eq!((&status["served"], &status["serving"][0]["name"]), (&Value::Bool(true), &Value::from("db")));
+    assert_eq!(status["pool"]["host_written"], 24 << 20);
+    assert_eq!(place.staging_files().len(), 1);
+    daemon.kill();
+
+    let status = place.status();
+    assert_eq!((&status["served"], &status["pool"]["clean"]), (&Value::Bool(false), &Value::Bool(false)));
+    let daemon = place.serve();
+    assert_eq!(read(&place, daemon.uri(), bytes.len()), bytes);
+    assert_eq!(place.staging_files().len(), 1, "the old one has gone");
+    let again = sample(8 << 20, 2);
+    write(&place, daemon.uri(), &again);
+    assert_eq!(place.on_pool("stop", []).done(), "stopped\n");
+    assert_eq!(place.staging_files().len(), 0);
+
+    assert_eq!(place.status()["pool"]["clean"], true);
+    let daemon = place.serve();
+    let now = read(&place, daemon.uri(), bytes.len());
+    assert_eq!(now[..again.len()], again);
+    assert_eq!(now[again.len()..], bytes[again.len()..]);
+    assert_eq!(daemon.terminate(), 0, "SIGTERM is a clean stop");
+    assert_eq!(place.status()["pool"]["clean"], true);
+}
+
+#[test]
+fn namespaces_come_and_go_while_the_pool_is_served() {
+    let place = Place::with_pool();
+    let mut daemon = place.serve();
+    assert_eq!(daemon.served, [""; 0]);
+    let create = ["wal", "--size", "64M", "--unit", "8K", "--logical-block", "512", "--compression", "zstd"];
+    let out = place.on_pool("namespace create", create).done();
+    let line = out.lines().nth(1).unwrap().to_owned();
+    assert!(line.starts_with("serving wal at nbd+unix:///wal?socket="), "{out}");
+    daemon.served.push(line);
+    let bytes = sample(1 << 20, 3);
+    write(&place, daemon.uri(), &bytes);
+    assert_eq!(read(&place, daemon.uri(), bytes.len()), bytes);
+
+    place.on_pool("namespace create", create).failed(1, "there is a namespace \"wal\" already");
+    let listed: Value = serde_json::from_str(&place.on_pool("namespace list", ["--json"]).done()).unwrap();
+    assert_eq!(listed[0]["logical_block"], 512);
+    assert_eq!((&listed[0]["unit"], &listed[0]["compression"]), (&Value::from(8192), &Value::from("zstd")));
+
+    place.on_pool("namespace unserve", ["wal"]).done();
+    place.on_pool("namespace unserve", ["wal"]).failed(1, "not served");
+    assert!(place.on_pool("namespace serve", ["wal"]).done().starts_with("serving wal at "));
+    place.on_pool("namespace serve", ["wal"]).failed(1, "served already");
+    place.on_pool("namespace serve", ["none"]).failed(1, "no namespace \"none\"");
+
+    place.on_pool("namespace destroy", ["wal"]).failed(2, "--yes");
+    assert_eq!(place.on_pool("namespace destroy", ["wal", "--yes"]).done(), "namespace wal destroyed\n");
+    place.on_pool("namespace destroy", ["wal", "--yes"]).failed(1, "no namespace \"wal\"");
+    assert_eq!(place.on_pool("namespace list", ["--json"]).done(), "[]\n");
+    place.on_pool("stop", []).done();
+    place.on_pool("stop", []).failed(1, "no daemon serves");
+}
+
+#[test]
+fn a_connected_client_keeps_a_namespace_from_being_destroyed() {
+    let place = Place::with_namespace();
+    let daemon = place.serve();
+    // a destination that does not take what it is given keeps the connection open
+    let mut client = Command::new("nbdcopy").args([daemon.uri(), "-"]).stdout(Stdio::piped()).spawn().unwrap();
+    client.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    place.on_pool("namespace destroy", ["db", "--yes"]).failed(1, "in use by 1 NBD client");
+    place.on_pool("namespace unserve", ["db"]).failed(1, "in use by");
+    place.on_pool("stop", []).failed(1, "--force");
+    client.kill().unwrap();
+    client.wait().unwrap();
+    place.on_pool("stop", ["--force"]).done();
+}
+
+#[test]
+fn only_one_daemon_serves_a_pool() {
+    let place = Place::with_namespace();
+    let daemon = place.serve();
+    place.serve_fails(&place.pool(), "already served");
+    let mut elsewhere = place.serving(&place.pool());
+    let elsewhere = elsewhere.arg("--run-dir").arg(place.memory.path().join("other"));
+    Ended::of(elsewhere.output().unwrap()).failed(2, "cannot be used multiple times");
+    let other = place.memory.path().join("other");
+    let key = place.key();
+    let args = ["serve", &place.pool(), "--root-key", &key, "--transport", "nbd", "--run-dir", other.to_str().unwrap()];
+    place.plica(args).failed(1, "in use by another process");
+    // without the run directory there is no daemon to be found, but the pool is not touched
+    let args = ["namespace", "create", &place.pool(), "x", "--size", "1M", "--root-key", &key, "--run-dir"];
+    place.plica(args.into_iter().chain([other.to_str().unwrap()])).failed(1, "--run-dir");
+    assert_eq!(daemon.terminate(), 0);
+}
+
+#[test]
+fn a_copy_made_after_a_kill_is_not_served() {
+    let place = Place::with_namespace();
+    let bytes = sample(1 << 20, 4);
+    let daemon = place.serve();
+    write(&place, daemon.uri(), &bytes);
+    daemon.kill();
+    std::fs::copy(place.path("pool"), place.path("copy")).unwrap();
+    place.serve_fails(&place.text("copy"), "copied after a kill");
+    // and the attempt did no harm to the original
+    let daemon = place.serve();
+    assert_eq!(read(&place, daemon.uri(), bytes.len()), bytes);
+    // while it is served, commands for the copy are not carried out on the original
+    place.on(&place.text("copy"), "namespace destroy", ["db", "--yes"]).failed(1, "one of the two is a copy");
+    place.serve_fails(&place.text("copy"), "already served");
+    assert_eq!(daemon.terminate(), 0);
+}
+
+#[test]
+fn lost_staging_memory_is_refused_in_the_same_boot() {
+    let place = Place::with_namespace();
+    let daemon = place.serve();
+    write(&place, daemon.uri(), &sample(1 << 20, 5));
+    daemon.kill();
+    let [file] = <[PathBuf; 1]>::try_from(place.staging_files()).unwrap();
+    let hidden = place.path("hidden");
+    std::fs::copy(&file, &hidden).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    place.serve_fails(&place.pool(), "staging file");
+    let key = place.key();
+    place.on_pool("namespace create", ["x", "--size", "1M", "--root-key", &key]).failed(1, "staging file");
+    // cut off
+    std::fs::write(&file, &std::fs::read(&hidden).unwrap()[..1 << 20]).unwrap();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    place.serve_fails(&place.pool(), "staging file: size");
+    // put back
+    std::fs::copy(&hidden, &file).unwrap();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    assert_eq!(place.serve().terminate(), 0);
+}
+
+#[test]
+fn a_wrong_key_touches_nothing() {
+    let place = Place::with_namespace();
+    let other = place.text("other-key");
+    place.plica(["key", "generate", &other]).done();
+    let before = std::fs::read(place.path("pool")).unwrap();
+    place.on_pool("serve", ["--transport", "nbd", "--root-key", &other]).failed(1, "not the root key");
+    place.on_pool("namespace create", ["x", "--size", "1M", "--root-key", &other]).failed(1, "not the root key");
+    place.on_pool("namespace create", ["x", "--size", "1M"]).failed(2, "--root-key");
+    place.on_pool("serve", ["--transport", "nbd", "--root-key", &place.text("none")]).failed(1, "none");
+    std::fs::set_permissions(&other, PermissionsExt::from_mode(0o644)).unwrap();
+    place.on_pool("serve", ["--transport", "nbd", "--root-key", &other]).failed(1, "chmod 600");
+    assert!(std::fs::read(place.path("pool")).unwrap() == before, "the pool is as it was");
+    place.plica(["key", "generate", &other]).failed(1, "exists");
+}
+
+#[test]
+fn passphrases_come_from_a_descriptor_and_never_from_the_line() {
+    let place = Place::new();
+    let pool = place.pool();
+    let with = |passphrase: &str, args: &[&str]| {
+        let mut command = Command::new(plica());
+        let mut child = command
+            .args(args)
+            .args(["--passphrase-fd", "0"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // one that refuses before it reads is fine
+        let _ = writeln!(child.stdin.take().unwrap(), "{passphrase}");
+        Ended::of(child.wait_with_output().unwrap())
+    };
+    with("correct horse", &["create", &pool, "--size", "64M"]).done();
+    let run = place.run_dir();
+    let create = ["namespace", "create", &pool, "db", "--size", "1M", "--run-dir", run.to_str().unwrap()];
+    with("wrong horse", &create).failed(1, "not the root key");
+    with("", &create).failed(1, "empty");
+    place.plica(create.into_iter().chain(["--root-key", &place.key()])).failed(1, "comes from a passphrase");
+    with("correct horse", &create).done();
+    let args = ["create", &place.text("p2"), "--size", "64M", "--passphrase"];
+    // without a terminal of its own
+    let mut command = Command::new("setsid");
+    Ended::of(command.arg(plica()).args(args).stdin(Stdio::null()).output().unwrap()).failed(2, "--passphrase-fd");
+    assert!(!place.path("p2").exists());
+}
+
+#[test]
+fn media_that_hold_something_are_refused() {
+    let place = Place::with_pool();
+    let (key, pool) = (place.key(), place.pool());
+    place.plica(["create", &pool, "--root-key", &key]).failed(1, "holds Plica pool");
+    let image = place.text("image");
+    File::create_new(&image).unwrap().set_len(64 << 20).unwrap();
+    let made = Command::new("/sbin/mkfs.ext4").args(["-q", "-F", &image]).status();
+    assert!(made.expect("mkfs.ext4 is needed (package e2fsprogs)").success());
+    place.plica(["create", &image, "--root-key", &key]).failed(1, "an ext filesystem");
+    place.plica(["create", &image, "--root-key", &key, "--size", "128M"]).failed(2, "used whole");
+    place.plica(["create", &image, "--root-key", &key, "--force"]).done();
+    place.plica(["create", &image, "--root-key", &key]).failed(1, "holds Plica pool");
+    // a pool whose first superblock is damaged is still one
+    OpenOptions::new().write(true).open(&image).unwrap().write_all_at(&[0; 4096], 0).unwrap();
+    place.plica(["create", &image, "--root-key", &key]).failed(1, "holds Plica pool");
+}
+
+#[test]
+fn sizes_that_do_not_work_leave_nothing() {
+    let place = Place::new();
+    let (key, pool) = (place.key(), place.pool());
+    place.plica(["create", &pool, "--root-key", &key]).failed(2, "--size");
+    place.plica(["create", &pool, "--size", "100000001", "--root-key", &key]).failed(2, "nearest: 97656K and 97660K");
+    place.plica(["create", &pool, "--size", "8M", "--root-key", &key]).failed(1, "too small");
+    place.plica(["create", "/dev/null", "--root-key", &key]).failed(1, "neither a regular file nor a block device");
+    assert!(!place.path("pool").exists());
+    place.plica(["status", &pool]).failed(1, "No such file");
+    place.plica(["status", &key]).failed(1, "no Plica superblock");
+    let missing = place.text("no/such/directory/pool");
+    place.plica(["create", &missing, "--size", "64M", "--root-key", &key]).failed(1, "No such file");
+}
+
+#[test]
+fn one_damaged_superblock_is_repaired_and_two_are_refused() {
+    let place = Place::with_namespace();
+    let file = OpenOptions::new().read(true).write(true).open(place.path("pool")).unwrap();
+    let last = file.metadata().unwrap().len() - BLOCK;
+    let mut good = [0; 4096];
+    file.read_exact_at(&mut good, 0).unwrap();
+    for at in [0, last] {
+        file.write_all_at(b"damage", at + 100).unwrap();
+        let output = Ended::of(place.serving(&place.pool()).arg("nosuch").output().unwrap());
+        output.failed(1, "superblock was repaired");
+        let mut copy = [0; 4096];
+        file.read_exact_at(&mut copy, at).unwrap();
+        assert!(copy == good, "repaired at {at}");
+    }
+    for at in [0, last] {
+        file.write_all_at(b"damage", at + 100).unwrap();
+    }
+    place.serve_fails(&place.pool(), "superblock");
+    place.on_pool("status", []).failed(1, "superblock");
+    // truncated
+    file.write_all_at(&good, 0).unwrap();
+    file.set_len(last / 2).unwrap();
+    place.serve_fails(&place.pool(), "truncated");
+}
+
+#[test]
+fn unknown_namespaces_and_wrong_transports_are_named() {
+    let place = Place::with_namespace();
+    let named = Ended::of(place.serving(&place.pool()).args(["db", "nosuch"]).output().unwrap());
+    assert!(!named.out.contains("serving"), "nothing is served before all names are known: {}", named.out);
+    named.failed(1, "no namespace \"nosuch\" in this pool; it has: db");
+    let key = place.key();
+    let both = ["--root-key", &key, "--transport", "ublk", "--nbd-socket", "/tmp/x"];
+    place.on_pool("serve", both).failed(2, "--nbd-socket");
+    if !Path::new("/dev/ublk-control").exists() {
+        place.on_pool("serve", ["--root-key", &key, "--transport", "ublk"]).failed(1, "modprobe ublk_drv");
+    }
+    assert_eq!(place.status()["pool"]["clean"], true, "a failed start ends cleanly");
+}
+
+#[test]
+fn a_run_directory_that_is_too_small_or_open_to_others_is_refused() {
+    let place = Place::with_namespace();
+    let run = place.run_dir();
+    std::fs::set_permissions(&run, PermissionsExt::from_mode(0o777)).unwrap();
+    place.serve_fails(&place.pool(), "others may write");
+    std::fs::set_permissions(&run, PermissionsExt::from_mode(0o700)).unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    if rustix::mount::mount("tmpfs", &run, "tmpfs", flags, Some(c"size=8m,mode=700")).is_err() {
+        eprintln!("the small tmpfs is not tested: mounting is not allowed here");
+        return;
+    }
+    let output = Ended::of(place.serving(&place.pool()).output().unwrap());
+    let left = place.staging_files();
+    rustix::mount::unmount(&run, rustix::mount::UnmountFlags::DETACH).unwrap();
+    output.failed(1, "no room in");
+    assert_eq!(left, [PathBuf::new(); 0]);
+    assert_eq!(place.serve().terminate(), 0, "the pool is unharmed");
+}
+
+#[test]
+fn output_whose_reader_has_gone_is_no_failure() {
+    let place = Place::with_namespace();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = Command::new(plica()).args(["status", &place.pool()]).stdout(writer).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+}
