@@ -350,7 +350,14 @@ impl Core {
         while self.active.get() > 0 {
             self.released.notified().await;
         }
-        self.checkpoint_clean().await
+        let result = self.checkpoint_clean().await;
+        // nothing may be in flight when the lock goes: a late summary must not land on a successor's segment
+        self.space.until(|| !self.is_sealing()).await;
+        result
+    }
+
+    fn is_sealing(&self) -> bool {
+        self.state.borrow().log.segments.iter().any(|(_, info)| info.state == SegmentState::Sealing)
     }
 }
 
