@@ -4,12 +4,16 @@
 //! is stored raw, which costs nothing to read. A compressed payload is never shorter than an AES block, which XTS
 //! relies on: LZ4 cannot make a block of 4 KiB that small, and a zstd frame that would be is given up for LZ4.
 //!
+//! Data that cannot get smaller (media, archives, what is encrypted already) is noticed by [`noise`](super::noise)
+//! before anything is spent on it.
+//!
 //! **Failure.** Bytes that do not decompress to exactly the expected length are [`crate::error::ErrorKind::Corrupt`],
 //! whatever they are; output never goes beyond the buffer.
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 use zstd::bulk;
 
+use super::noise::looks_like_noise;
 use super::xts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Codec, Compression};
@@ -47,6 +51,7 @@ impl Compressor {
         }
         let compressed = match compression {
             Compression::None => None,
+            Compression::Lz4 | Compression::Zstd if looks_like_noise(plain) => None,
             Compression::Lz4 => self.lz4(plain, out),
             Compression::Zstd => self.zstd(plain, out)?,
         };

@@ -18,6 +18,7 @@ mod compress;
 mod decode;
 mod encode;
 mod gcm;
+mod noise;
 pub mod pool;
 mod seal;
 #[cfg(test)]

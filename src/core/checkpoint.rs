@@ -33,6 +33,8 @@ use crate::units::{Lba, NamespaceId, OpNo, SegmentId};
 
 /// Segments kept announced, at most; small pools keep an eighth of their segments.
 const ANNOUNCED_TARGET: usize = 64;
+/// How often the lifetime counters are made durable while the host writes.
+const COUNTER_ROOT_NS: u64 = 5_000_000_000;
 /// Map changes that may be replayed at least and at most (rule 6.2).
 const WINDOW_MIN: u64 = 256 << 10;
 const WINDOW_MAX: u64 = 32 << 20;
@@ -56,6 +58,22 @@ impl Core {
                 if let Err(error) = self.checkpoint(self.leaves_a_checkpoint()).await {
                     tracing::warn!("a checkpoint was given up: {error}");
                     break;
+                }
+            }
+        }
+    }
+
+    /// Switches the root now and then while the host writes, so that a killed daemon loses little of the lifetime counters
+    /// (nothing else depends on it). Runs as a task.
+    pub(super) async fn run_counter_roots(self: Rc<Self>) {
+        let mut counted = 0;
+        loop {
+            self.env.sleep_ns(COUNTER_ROOT_NS).await;
+            let now = self.stats.host_written.get() + self.stats.host_discarded.get();
+            if now != counted && self.latch.check().is_ok() && !self.stopping.get() && !self.checkpointing.get() {
+                counted = now;
+                if let Err(error) = self.checkpoint(0).await {
+                    tracing::debug!("the counters were not kept: {error}");
                 }
             }
         }

@@ -88,6 +88,7 @@ impl Core {
         spawner.spawn(self.clone().run_inbox(mailbox, queues)).detach();
         spawner.spawn(self.clone().run_batch_timer()).detach();
         spawner.spawn(self.clone().run_checkpoints()).detach();
+        spawner.spawn(self.clone().run_counter_roots()).detach();
         spawner.spawn(self.clone().count_usage()).detach();
     }
 
