@@ -7,7 +7,7 @@
 //!                                    └─► leaf write-back · roots · recovery
 //! ```
 //!
-//! Reading order: [`format`] (the specification), [`env`], [`core`], then whatever the write path touches.
+//! Reading order: [`mod@format`] (the specification), [`mod@env`], [`core`], then whatever the write path touches.
 //!
 //! # Invariants
 //! - **I1** data is durable before anything durable points at it.

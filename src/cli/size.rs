@@ -109,7 +109,7 @@ pub(super) fn approximate(bytes: u64) -> String {
     let Some((letter, shift)) = UNITS.iter().rev().find(|(_, shift)| bytes >> shift > 0) else {
         return format!("{bytes} B");
     };
-    let hundredths = u128::from(bytes) * 100 >> shift;
+    let hundredths = (u128::from(bytes) * 100) >> shift;
     let (whole, rest) = (hundredths / 100, hundredths % 100);
     match whole {
         _ if rest == 0 => format!("{whole} {letter}iB"),

@@ -1,9 +1,12 @@
 //! Checkpoints: leaf write-back, then a switch to a new root (rules 6.1 to 6.3, I1, I3).
 //!
-//! 1. free what rule 6.3 lets go; choose segments to announce and take their space; 2. write back the oldest dirty leaves;
-//! 3. a new full image when the changes have grown; 4. in one step build the root; 5. wait until everything appended up
-//! to that step is durable; 6. write both copies of the root's slot, flush; 7. only now it counts: announced segments may
-//! be opened, superseded images are released, the replay start advances.
+//! 1. free what rule 6.3 lets go; choose segments to announce and take their space;
+//! 2. write back the oldest dirty leaves;
+//! 3. a new full image when the changes have grown;
+//! 4. in one step build the root;
+//! 5. wait until everything appended up to that step is durable;
+//! 6. write both copies of the root's slot, flush;
+//! 7. only now it counts: announced segments may be opened, superseded images are released, the replay start advances.
 //!
 //! **Failure.** In 5 and 6 the latch closes (I11); without room for metadata the checkpoint is given up and the old root
 //! stays current, which loses nothing.
@@ -222,7 +225,12 @@ impl Core {
         };
         let mut parts = Vec::new();
         for (part, payload) in bytes.chunks(IMAGE_PART_BYTES).enumerate() {
-            self.make_room(Purpose::Metadata, record_bytes(payload.len()), 1).await?;
+            if let Err(error) = self.make_room(Purpose::Metadata, record_bytes(payload.len()), 1).await {
+                // the parts so far are named by no root
+                let mut state = self.state.borrow_mut();
+                state.root.release.extend(parts.iter().filter_map(|e: &crate::format::Entry| e.segment()));
+                return Err(error);
+            }
             let mut state = self.state.borrow_mut();
             let body = RecordBody::Image { image, part: part as u64 };
             let header = RecordHeader { namespace: NamespaceId(0), first: Lba(0), op_delta: 0, stored: 0, body };
@@ -251,13 +259,13 @@ impl Core {
                 let info = state.log.segments.get(*id);
                 let flushed = info.state == SegmentState::Sealed && info.summary == SummaryState::Durable;
                 let kind = if flushed { WindowState::Flushed } else { WindowState::Open };
-                WindowSegment { segment: *id, generation: info.generation, state: kind }
+                WindowSegment { segment: *id, generation: info.generation, state: kind, end: info.end }
             })
             .collect();
         listed.extend(state.log.segments.iter().filter_map(|(id, info)| {
             let announced = matches!(info.state, SegmentState::Announcing | SegmentState::Announced);
             let state = WindowState::Announced;
-            announced.then_some(WindowSegment { segment: id, generation: info.generation, state })
+            announced.then_some(WindowSegment { segment: id, generation: info.generation, state, end: 0 })
         }));
         let root = &state.root;
         Root {
@@ -342,7 +350,10 @@ impl Core {
         while self.active.get() > 0 {
             self.released.notified().await;
         }
-        self.checkpoint_clean().await
+        let result = self.checkpoint_clean().await;
+        // no write of ours may land under a successor
+        self.space.until(|| self.sealing.get() == 0).await;
+        result
     }
 }
 

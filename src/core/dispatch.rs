@@ -272,8 +272,8 @@ impl Span {
             let head = (len > 0).then(|| (Lba(offset / block), within(offset % block)..within(offset % block + len)));
             return Self { head, whole: LbaRange { start: Lba(first_whole), count: 0 }, tail: None };
         }
-        let head = (offset % block != 0).then(|| (Lba(offset / block), within(offset % block)..BLOCK_BYTES));
-        let tail = (end % block != 0).then(|| (Lba(end_whole), 0..within(end % block)));
+        let head = (!offset.is_multiple_of(block)).then(|| (Lba(offset / block), within(offset % block)..BLOCK_BYTES));
+        let tail = (!end.is_multiple_of(block)).then(|| (Lba(end_whole), 0..within(end % block)));
         Self { head, whole: LbaRange { start: Lba(first_whole), count: end_whole - first_whole }, tail }
     }
 
@@ -305,7 +305,9 @@ fn check_bounds(request: &Request, blocks: u64, logical_block: u32) -> Result<()
 mod tests {
     use super::*;
 
-    fn parts(offset: u64, len: u64) -> (Option<(u64, usize, usize)>, u64, u64, Option<(u64, usize, usize)>) {
+    type Part = Option<(u64, usize, usize)>;
+
+    fn parts(offset: u64, len: u64) -> (Part, u64, u64, Part) {
         let span = Span::of(offset, len);
         let flat = |p: Option<(Lba, std::ops::Range<usize>)>| p.map(|(lba, r)| (lba.0, r.start, r.end));
         (flat(span.head), span.whole.start.0, span.whole.count, flat(span.tail))

@@ -36,6 +36,11 @@ impl Core {
         }
     }
 
+    /// Whether a leaf of a namespace holds nothing, in memory or on media.
+    pub(crate) fn is_hole(&self, id: NamespaceId, leaf: u32) -> bool {
+        self.state.borrow().namespaces.get(&id).is_none_or(|n| n.directory.is_hole(leaf))
+    }
+
     /// LBAs of a namespace; 0 when it is not there.
     pub(crate) fn blocks_of(&self, id: NamespaceId) -> u64 {
         self.state.borrow().namespaces.get(&id).map_or(0, |n| n.entry.blocks)
@@ -81,7 +86,12 @@ impl Core {
         if header.namespace != id || header.first != first_lba(leaf) || complete != image.complete.0 {
             return Err(Error::corrupt("leaf", "first LBA", first_lba(leaf).0, header.first.0));
         }
-        Ok(Some(Leaf { entries: decode_leaf(&bytes)?, dirty_since: None }))
+        let entries = decode_leaf(&bytes)?;
+        let segments = &self.state.borrow().log.segments;
+        if let Some(entry) = entries.iter().find(|e| e.segment().is_some_and(|s| !segments.contains(s))) {
+            return Err(Error::corrupt("leaf", "segment", segments.count() as u64, entry.0));
+        }
+        Ok(Some(Leaf { entries, dirty_since: None }))
     }
 
     /// Reads and verifies a metadata record that fits a fragment buffer; returns its header and payload.
@@ -189,4 +199,4 @@ impl Core {
     }
 }
 
-const _: () = assert!(LEAF_BYTES % GRANULE as usize == 0);
+const _: () = assert!(LEAF_BYTES.is_multiple_of(GRANULE as usize));

@@ -23,7 +23,7 @@ pub enum RequestKind {
     },
     /// Make everything of this namespace acknowledged before durable (I4).
     Flush,
-    /// The range is not needed; it reads as zeros afterwards.
+    /// The range is not needed: whole 4 KiB blocks of it read as zeros afterwards, parts of blocks stay as they are.
     Discard,
     /// The range shall read as zeros; with `fua` durable before the reply.
     WriteZeroes {

@@ -1,8 +1,11 @@
 //! Writes of whole blocks.
 //!
-//! 1. cut into pieces at 64 KiB-aligned LBAs, each atomic; 2. know the leaves; 3. cut into fragments of the namespace's
-//! unit, number them, compress and seal them on the workers; 4. make room for all of the piece; 5. in one step append
-//! all records, change the map, publish (I12); 6. acknowledge; with FUA after durability.
+//! 1. cut into pieces at 64 KiB-aligned LBAs, each atomic;
+//! 2. know the leaves;
+//! 3. cut into fragments of the namespace's unit, number them, compress and seal them on the workers;
+//! 4. make room for all of the piece;
+//! 5. in one step append all records, change the map, publish (I12);
+//! 6. acknowledge; with FUA after durability.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -137,6 +137,11 @@ pub(crate) fn seal_checksum(buf: &mut [u8]) {
     check.copy_from_slice(&xxh3_64(body).to_le_bytes());
 }
 
+/// Structures of one size are read from exactly so many bytes.
+pub(crate) fn exact_length(structure: &'static str, buf: &[u8], len: usize) -> Result<()> {
+    if buf.len() == len { Ok(()) } else { Err(Error::corrupt(structure, "length", len as u64, buf.len() as u64)) }
+}
+
 /// Splits off the checksum at the end of `buf` and compares it; returns the body.
 pub(crate) fn open_checksum<'a>(structure: &'static str, buf: &'a [u8]) -> Result<&'a [u8]> {
     let Some((body, check)) = buf.len().checked_sub(8).and_then(|at| buf.split_at_checked(at)) else {

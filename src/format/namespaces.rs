@@ -1,7 +1,7 @@
 //! The namespace table: the only place of names, sizes and wrapped data keys. Two copies of 256 KiB outside the log,
 //! each written whole in place, one after the other, so that a destroyed namespace's key is gone from both (crypto-erase).
 
-use super::cursor::{Reader, Writer, open_checksum, seal_checksum};
+use super::cursor::{Reader, Writer, exact_length, open_checksum, seal_checksum};
 use super::kinds::{Cipher, Compression};
 use super::layout::NAMESPACE_TABLE_BYTES;
 use crate::error::{Error, ErrorKind, Result};
@@ -96,10 +96,7 @@ impl NamespaceTable {
     /// # Errors
     /// [`ErrorKind::Corrupt`] when it is damaged or another pool's.
     pub fn decode(bytes: &[u8], pool: PoolId) -> Result<Self> {
-        if bytes.len() != NAMESPACE_TABLE_BYTES {
-            let (expected, got) = (NAMESPACE_TABLE_BYTES as u64, bytes.len() as u64);
-            return Err(Error::corrupt("namespace table", "length", expected, got));
-        }
+        exact_length("namespace table", bytes, NAMESPACE_TABLE_BYTES)?;
         let body = open_checksum("namespace table", bytes)?;
         let mut r = Reader::new("namespace table", body);
         let magic = r.u64()?;

@@ -3,7 +3,7 @@
 //! The slot's bytes are a batch in the making: 64 bytes left free for the batch header, then records. The prelude says
 //! where the batch belongs and is stored before the first byte is published; it never changes while the slot is in use.
 
-use super::cursor::{Reader, Writer, open_checksum, seal_checksum};
+use super::cursor::{Reader, Writer, exact_length, open_checksum, seal_checksum};
 use super::record::Place;
 use crate::error::{Error, Result};
 use crate::limits::{BLOCK_SIZE, GRANULE, SEGMENT_BYTES_MAX, SLOT_BYTES, SLOT_COUNT};
@@ -48,6 +48,7 @@ impl StagingHeader {
     /// # Errors
     /// [`crate::error::ErrorKind::Corrupt`] when it is not one of this version.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
+        exact_length("staging header", bytes, STAGING_HEADER_BYTES)?;
         let mut r = Reader::new("staging header", open_checksum("staging header", bytes)?);
         let (magic, version) = (r.u64()?, r.u32()?);
         r.expect("magic", MAGIC, magic)?;
@@ -97,6 +98,7 @@ impl Prelude {
     /// # Errors
     /// [`crate::error::ErrorKind::Corrupt`] when it is damaged or another session's.
     pub fn decode(bytes: &[u8], pool: PoolId, session: SessionId) -> Result<Self> {
+        exact_length("slot", bytes, PRELUDE_BYTES)?;
         let mut r = Reader::new("slot", open_checksum("slot", bytes)?);
         let (segment, generation, granule) = (SegmentId(r.u32()?), Generation(r.u32()?), Granule(r.u32()?));
         let tier = r.u32()?;

@@ -25,7 +25,7 @@ pub use stream::{OpenSegment, Stream, StreamKind};
 use crate::format::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::format::record::{Place, RECORD_HEADER_BYTES, RecordBody, RecordHeader, sectors_of};
 use crate::format::slot::Prelude;
-use crate::format::summary::{Change, SummaryEntry};
+use crate::format::summary::{Change, SUMMARY_SPAN_MAX, SummaryEntry};
 use crate::format::{Codec, Entry, Location, State, Tier};
 use crate::limits::{BLOCK_SIZE, GRANULE, SLOT_BYTES};
 use crate::staging::Region;
@@ -115,7 +115,8 @@ impl Log {
         let (Some(id), Some(open)) = (stream.batch, &stream.segment) else { return false };
         let batch = self.batches.get(id);
         let deltas = self.next_op.0 + records as u64 - batch.first_op.map_or(self.next_op.0, |op| op.0);
-        batch.length + bytes <= SLOT_BYTES
+        self.spans(open, records)
+            && batch.length + bytes <= SLOT_BYTES
             && deltas <= u64::from(u16::MAX)
             && open.fits(self.segment_bytes, open.at as usize + batch.length + bytes, records)
     }
@@ -124,7 +125,16 @@ impl Log {
     #[must_use]
     pub fn segment_has_room(&self, kind: StreamKind, bytes: usize, records: usize) -> bool {
         let open = self.stream(kind).segment.as_ref();
-        open.is_some_and(|open| open.fits(self.segment_bytes, open.at as usize + BATCH_HEADER_BYTES + bytes, records))
+        open.is_some_and(|open| {
+            let end = open.at as usize + BATCH_HEADER_BYTES + bytes;
+            self.spans(open, records) && open.fits(self.segment_bytes, end, records)
+        })
+    }
+
+    /// Whether the numbers of a segment's records stay within what its summary can tell.
+    fn spans(&self, open: &OpenSegment, records: usize) -> bool {
+        let first = open.summary.first().map_or(self.next_op, |entry| entry.op);
+        self.next_op.0 + records as u64 - first.0 <= SUMMARY_SPAN_MAX
     }
 
     /// A slot nobody uses.
@@ -224,6 +234,8 @@ impl Log {
         stream.batch = None;
         if let Some(open) = &mut stream.segment {
             open.at += padded;
+            let (segment, end) = (open.id, open.at);
+            self.segments.get_mut(segment).end = end;
         }
         Some(id)
     }

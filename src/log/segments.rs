@@ -51,6 +51,8 @@ pub struct SegmentInfo {
     pub top_op: OpNo,
     /// Highest CLEAR in it; 0 when there is none.
     pub clear_op: OpNo,
+    /// Bytes of closed batches in it: what a root names as its end.
+    pub end: u32,
     /// Reads under way.
     pub pins: u32,
 }
@@ -80,6 +82,7 @@ impl SegmentTable {
             emptied_op: OpNo(0),
             top_op: replay_start,
             clear_op: replay_start,
+            end: 0,
             pins: 0,
         };
         let infos: Vec<_> = generations.into_iter().map(info).collect();
@@ -161,12 +164,12 @@ impl SegmentTable {
         }
     }
 
-    /// A segment that recovery found in the replay window, with its generation and the highest record and CLEAR in it
-    /// (0 for none).
-    pub fn recovered(&mut self, id: SegmentId, generation: Generation, top_op: OpNo, clear_op: OpNo) {
+    /// A segment that recovery found in the replay window, with its generation, where accepted batches end in it, and the
+    /// highest record and CLEAR in it (0 for none).
+    pub fn recovered(&mut self, id: SegmentId, generation: Generation, end: u32, top_op: OpNo, clear_op: OpNo) {
         self.window.push(id);
         let info = self.get_mut(id);
-        (info.generation, info.top_op, info.clear_op) = (generation, top_op, clear_op);
+        (info.generation, info.end, info.top_op, info.clear_op) = (generation, end, top_op, clear_op);
     }
 
     /// A segment that the root announces and that nothing was appended to: it may be opened as it is.
@@ -252,7 +255,7 @@ impl SegmentTable {
             info.state = SegmentState::Announcing;
             info.generation = Generation(info.generation.0 + 1);
             (info.emptied_op, info.top_op, info.clear_op) = (OpNo(0), OpNo(0), OpNo(0));
-            info.summary = SummaryState::None;
+            (info.summary, info.end) = (SummaryState::None, 0);
         }
         ids
     }

@@ -12,11 +12,11 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use rustix::fs::{self, FileType, FlockOperation, IFlags, Mode, OFlags, SeekFrom};
+use rustix::fs::{self, FileType, IFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::lock::{Sharing, lock};
 use super::signature::{self, Signature};
 use crate::buf::AlignedBuf;
 use crate::error::{Error, ErrorKind, Result};
@@ -50,9 +50,6 @@ pub struct Identity {
     pub inode: u64,
 }
 
-/// How long a medium may stay locked by a process that has just died and whose last I/O is still ending.
-const LOCK_TRIES: u32 = 50;
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// `f_type` of btrfs.
 const BTRFS_MAGIC: u64 = 0x9123_683e;
 
@@ -73,7 +70,7 @@ impl Device {
     /// Opens and locks a file or block device.
     ///
     /// # Errors
-    /// See the module; waits up to a second for a lock that is on its way out.
+    /// See the module; waits for the lock of a process that is dying.
     pub fn open(path: &Path, access: Access) -> Result<Self> {
         let shown = path.display();
         let before = fs::stat(path).map_err(|e| Error::io(format!("opening {shown}"), e))?;
@@ -86,7 +83,11 @@ impl Device {
         if kind_of(stat.st_mode) != Some(kind) || identity != identity_of(&before, kind) {
             crate::fail!(Busy, "{shown} was replaced while it was being opened");
         }
-        lock(&fd, path, access)?;
+        let sharing = match access {
+            Access::Read => Sharing::Readers,
+            Access::Write => Sharing::Nobody,
+        };
+        lock(&fd, stat.st_ino, sharing, &shown.to_string())?;
         // after locking: whoever held it may have changed it
         let size = fs::seek(&fd, SeekFrom::End(0)).map_err(|e| Error::io(format!("measuring {shown}"), e))?;
         let block = match kind {
@@ -239,23 +240,6 @@ fn open_descriptor(path: &Path, kind: DeviceKind, access: Access) -> Result<(Own
     Ok((fd, direct))
 }
 
-fn lock(fd: &OwnedFd, path: &Path, access: Access) -> Result<()> {
-    let operation = match access {
-        Access::Read => FlockOperation::NonBlockingLockShared,
-        Access::Write => FlockOperation::NonBlockingLockExclusive,
-    };
-    let shown = path.display();
-    for _ in 0..LOCK_TRIES {
-        match fs::flock(fd, operation) {
-            Ok(()) => return Ok(()),
-            Err(Errno::AGAIN) => std::thread::sleep(LOCK_PAUSE),
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(Error::io(format!("locking {shown}"), e)),
-        }
-    }
-    Err(Error::new(ErrorKind::Busy, format!("{shown} is already in use by another process")))
-}
-
 /// Makes a new file of `size` bytes for a pool: 0600, without copy-on-write where that is an attribute (btrfs), its
 /// name durable. Space is taken as it is written.
 ///
@@ -317,7 +301,7 @@ mod tests {
     fn a_failed_creation_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("huge");
-        create_file(&path, u64::MAX >> 1).expect_err("larger than any filesystem");
+        create_file(&path, u64::MAX).expect_err("larger than any file");
         assert!(!path.exists());
     }
 
@@ -328,7 +312,8 @@ mod tests {
         assert_eq!((writer.size(), writer.block(), writer.kind()), (1 << 20, 4096, DeviceKind::File));
         let error = Device::open(&path, Access::Write).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
-        assert!(error.to_string().contains("already in use by another process"), "{error}");
+        let holder = format!("already in use by process {}", std::process::id());
+        assert!(error.to_string().contains(&holder), "{error}");
         assert_eq!(Device::open(&path, Access::Read).unwrap_err().kind(), ErrorKind::Busy);
         let identity = writer.identity();
         drop(writer);

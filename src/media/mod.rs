@@ -14,6 +14,7 @@
 //! **Not here:** the failure latch (I11), retries, what the bytes mean.
 
 pub mod device;
+mod lock;
 pub mod signature;
 pub mod uring;
 

@@ -10,7 +10,7 @@
 //! deliver.
 //!
 //! **Invariants.**
-//! - A buffer that the kernel may touch belongs to a [`Flight`] in `flights`; it leaves with the last completion.
+//! - A buffer that the kernel may touch belongs to a flight in `flights`; it leaves with the last completion.
 //! - Operations beyond the submission queue wait in `queued`, in order; nothing is refused.
 //! - The eventfd read that unparking needs is armed whenever the ring sleeps.
 //! - Created, used and dropped on one thread.
@@ -27,11 +27,11 @@ mod unpark;
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 use slab::Slab;
 
 use self::flight::{Flight, Outcome, Registered};
@@ -55,6 +55,9 @@ pub struct UringBackend {
     ring: IoUring,
     files: Vec<Registered>,
     flights: Slab<Flight>,
+    /// The moment 0 of the clock. The standard library's clock, because that of rustix panics on first use where the
+    /// vDSO lacks a symbol (User-Mode Linux 7.3).
+    started: Instant,
     /// Flights that are not in the submission queue yet.
     queued: VecDeque<usize>,
     wake: Arc<EventUnpark>,
@@ -80,6 +83,7 @@ impl UringBackend {
             ring,
             files: Vec::new(),
             flights: Slab::with_capacity(1024),
+            started: now(),
             queued: VecDeque::with_capacity(1024),
             wake: Arc::new(EventUnpark::new()?),
             wake_value: Box::new([0; 8]),
@@ -172,8 +176,7 @@ impl UringBackend {
 
 impl Backend for UringBackend {
     fn now_ns(&self) -> u64 {
-        let now = clock_gettime(ClockId::Monotonic);
-        now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn submit(&mut self, token: usize, op: Op) {
@@ -265,6 +268,11 @@ impl UringBackend {
             }
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the environment's clock")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 fn timespec(ns: u64) -> Timespec {

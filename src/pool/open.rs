@@ -86,6 +86,7 @@ impl Pool {
         // 3. the root, and what it stands for
         let step = Step::begin(env, "root");
         let root = recovery::newest_root(media, &layout, superblock.pool).await?;
+        root.check_bounds(superblock.segment_count)?;
         let directories = recovery::load_image(media, &layout, &root, superblock.segment_count).await?;
         step.end(format_args!("{} with {} leaves", root.sequence, directories.leaves.len()));
         // 4. what the last daemon left in shared memory
@@ -255,7 +256,8 @@ fn build_state(
         if untouched {
             segments.recovered_announced(listed.segment, listed.generation);
         } else {
-            segments.recovered(listed.segment, listed.generation, top, clear);
+            let end = segment.end.unwrap_or(listed.end);
+            segments.recovered(listed.segment, listed.generation, end, top, clear);
         }
     }
     let mut log = Log::new(superblock.pool, session, layout.segment_bytes, recovered.highest, segments, region);
@@ -263,8 +265,7 @@ fn build_state(
         append_behind(&mut log, kind, recovered);
     }
     let mut sessions = root.sessions.clone();
-    let accepted = recovered.accepted.get(&root.session).copied().unwrap_or(root.replay_start);
-    sessions.push(WindowSession { session: root.session, last_accepted: accepted });
+    sessions.push(WindowSession { session: root.session, last_accepted: recovered.accepted });
     let unknown = |id: &NamespaceId| !namespaces.contains_key(id);
     let root_state = RootState {
         sequence: root.sequence,
@@ -313,7 +314,8 @@ pub(super) fn open_namespace(entry: &NamespaceEntry, superblock: &Superblock, ro
 /// The new session appends behind what was accepted: in the stream's newest walked segment that is not full.
 fn append_behind(log: &mut Log, kind: StreamKind, recovered: &Recovered) {
     let leaf_stream = kind == StreamKind::Leaf;
-    let walked = recovered.segments.iter().filter_map(|s| s.end.filter(|end| *end > 0).map(|end| (s, end)));
+    let open = recovered.segments.iter().filter(|s| s.listed.state != WindowState::Flushed);
+    let walked = open.filter_map(|s| s.end.filter(|end| *end > 0).map(|end| (s, end)));
     let newest = walked.filter(|(s, _)| s.is_leaf_stream() == leaf_stream).max_by_key(|(s, _)| s.tops().0);
     let Some((segment, at)) = newest else { return };
     let open = OpenSegment { id: segment.listed.segment, at, summary: segment.records.clone() };
@@ -338,7 +340,7 @@ async fn begin_session(
         return Ok(());
     }
     core.checkpoint(0).await?;
-    staging.remove(root.pool, root.session)?;
+    staging.remove_others(root.pool, core.session)?;
     step.end(format_args!("{:016x}", core.session.0));
     Ok(())
 }

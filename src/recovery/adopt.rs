@@ -76,6 +76,10 @@ fn adopt_slot(
         settled: OpNo(0),
         checks: walked.checks,
     };
-    bytes[..BATCH_HEADER_BYTES].copy_from_slice(&header.encode(&place));
+    // a closed batch has its header: the same bytes as the dead daemon's own write
+    let own = BatchHeader::decode(&bytes, &place).and_then(|own| own.matches(&walked).map(|()| own));
+    if !own.is_ok_and(|own| own.length == header.length && own.session == root.session) {
+        bytes[..BATCH_HEADER_BYTES].copy_from_slice(&header.encode(&place));
+    }
     Ok((place, bytes, padded))
 }

@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::error::Result;
 use crate::format::Entry;
 use crate::format::summary::{Change, SummaryEntry};
-use crate::map::leaf_of;
+use crate::map::{first_lba, leaf_of};
 use crate::units::{Lba, LbaRange, NamespaceId, OpNo};
 
 /// Applies the records of all segments. Returns how many there were.
@@ -35,8 +35,16 @@ pub async fn replay(core: &Rc<Core>, segments: &[RecoveredSegment], replay_start
 
 async fn clear(core: &Rc<Core>, record: &SummaryEntry, count: u64) -> Result<()> {
     let end = core.blocks_of(record.namespace).min(record.first.0.saturating_add(count));
-    for lba in (record.first.0..end).map(Lba) {
-        apply(core, record.namespace, lba, Entry::HOLE, record.op).await?;
+    let mut lba = record.first;
+    while lba.0 < end {
+        let next = first_lba(leaf_of(lba) + 1);
+        // a leaf that holds nothing needs no clearing
+        if !core.is_hole(record.namespace, leaf_of(lba)) {
+            for lba in (lba.0..next.0.min(end)).map(Lba) {
+                apply(core, record.namespace, lba, Entry::HOLE, record.op).await?;
+            }
+        }
+        lba = next;
     }
     Ok(())
 }

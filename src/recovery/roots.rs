@@ -30,14 +30,21 @@ pub async fn newest_root(media: &Media, layout: &Layout, pool: PoolId) -> Result
     let mut newest: Option<Root> = None;
     let mut reasons = Vec::new();
     for slot in 0..ROOT_SLOTS {
+        let mut unreadable = 0;
         for copy in 0..COPIES {
             let (buf, result) = media.read(layout.root(slot, copy), AlignedBuf::zeroed(ROOT_BYTES), ROOT_BYTES).await;
+            unreadable += usize::from(result.is_err());
             let decoded = result.and_then(|()| Root::decode(&buf, pool));
             match decoded {
                 Ok(root) if newest.as_ref().is_none_or(|n| n.sequence < root.sequence) => newest = Some(root),
                 Ok(_) => {}
                 Err(error) => reasons.push(format!("slot {slot} copy {copy}: {error}")),
             }
+        }
+        // the newest root may be there: going back a generation would lose what was promised
+        if unreadable == COPIES {
+            let reasons = reasons.join("; ");
+            return Err(Error::new(ErrorKind::Io, format!("neither copy of root slot {slot} can be read: {reasons}")));
         }
     }
     newest.ok_or_else(|| {

@@ -1,6 +1,6 @@
-//! Walking a segment that has no trusted summary: batch after batch, every record verified (rule 6.1). Pure.
+//! Walking a segment that has no trusted summary: batch after batch, every record verified (FORMAT.md, recovery 4). Pure.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::batch::{BATCH_HEADER_BYTES, BatchHeader, walk_records};
 use crate::format::record::Place;
 use crate::format::root::WindowSession;
@@ -11,9 +11,11 @@ use crate::units::{Granule, OpNo, SessionId};
 
 /// Which batches count.
 pub struct Acceptance<'a> {
-    /// Listed sessions, oldest first, the root's current one last (with no bound).
-    pub sessions: &'a [WindowSession],
-    /// Records at or below are in leaf images: a batch that ends there is passed over whoever wrote it.
+    /// The root's session: what it appended behind the ends counts.
+    pub current: SessionId,
+    /// Earlier sessions, each with the number above which nothing of it was accepted.
+    pub earlier: &'a [WindowSession],
+    /// Records at or below are in leaf images.
     pub replay_start: OpNo,
 }
 
@@ -22,88 +24,103 @@ pub struct Acceptance<'a> {
 pub struct Walked {
     /// Records of accepted batches, in order.
     pub records: Vec<SummaryEntry>,
-    /// Byte behind the last accepted or passed batch: where appending may go on.
+    /// Byte behind the last accepted batch: where appending may go on.
     pub end: u32,
-    /// Highest number of each session accepted here.
-    pub accepted: Vec<(SessionId, OpNo)>,
-    /// What headers of each session called settled.
-    pub settled: Vec<(SessionId, OpNo)>,
+    /// Highest number accepted.
+    pub highest_accepted: OpNo,
+    /// What accepted headers of the current session called settled.
+    pub settled: OpNo,
     /// Highest number in any header that verifies, accepted or not: new ones start above.
     pub highest: OpNo,
-    /// The walk ended at a batch that is bad, though numbers up to this one of this session lie in it or before
-    /// something accepted behind it: damage, if they were settled.
-    pub bad_below: Option<(SessionId, OpNo)>,
+    /// Why what was durable when the root was made does not count.
+    pub damage: Option<Error>,
+    /// Numbers up to this one lie in or behind a bad batch behind the end: damage, if they were settled.
+    pub bad_below: Option<OpNo>,
 }
 
 impl Acceptance<'_> {
-    /// Position of a session in the list, if the batch may count.
-    fn rank(&self, header: &BatchHeader) -> Option<usize> {
-        let rank = self.sessions.iter().position(|s| s.session == header.session)?;
-        self.sessions.get(rank).filter(|s| header.last_op <= s.last_accepted).map(|_| rank)
+    /// Whether a batch that was there when the root was made is one that it counted.
+    fn counted(&self, header: &BatchHeader) -> bool {
+        let listed = |s: &WindowSession| s.session == header.session && header.last_op <= s.last_accepted;
+        header.session == self.current || header.last_op <= self.replay_start || self.earlier.iter().any(listed)
     }
 }
 
-/// Walks the bytes of a whole segment at `place` (granule 0).
+/// Walks the bytes of a whole segment at `place` (granule 0), of which the root says that batches ended at `end`.
 #[must_use]
-pub fn walk_segment(bytes: &[u8], place: &Place, acceptance: &Acceptance<'_>) -> Walked {
+pub fn walk_segment(bytes: &[u8], place: &Place, end: u32, acceptance: &Acceptance<'_>) -> Walked {
     let mut walked = Walked::default();
-    let mut rank_before = 0;
-    while let Some(rest) = bytes.get(walked.end as usize..).filter(|rest| rest.len() >= BATCH_HEADER_BYTES) {
-        let here = place.at(Granule(walked.end / GRANULE));
-        let Ok(header) = BatchHeader::decode(rest, &here) else { break };
-        walked.highest = walked.highest.max(header.last_op);
-        let passed = header.last_op <= acceptance.replay_start;
-        match acceptance.rank(&header) {
-            // sessions never go back within a segment
-            Some(rank) if rank >= rank_before => rank_before = rank,
-            _ if passed => {}
-            _ => return walked,
+    // before the end all was durable: whatever does not count is damage
+    while walked.end < end {
+        let step = batch_at(bytes, place, walked.end, &mut walked.highest).and_then(|(header, records)| {
+            if acceptance.counted(&header) {
+                Ok((header, records))
+            } else {
+                Err(Error::corrupt("batch", "session", acceptance.current.0, header.session.0))
+            }
+        });
+        match step {
+            Ok((header, records)) => accept(&mut walked, acceptance, &header, records),
+            Err(error) => {
+                walked.damage = Some(error);
+                return walked;
+            }
         }
-        let Ok(records) = batch_records(rest, &header, &here) else {
-            note_bad(&mut walked, bytes, place, acceptance, Some(header));
-            return walked;
-        };
-        walked.settled.push((header.session, header.settled));
-        if !passed {
-            walked.accepted.push((header.session, header.last_op));
-        }
-        walked.records.extend(records);
-        walked.end += header.length.next_multiple_of(BLOCK_SIZE);
     }
-    note_bad(&mut walked, bytes, place, acceptance, None);
+    // behind it the root's own session may have appended; the first batch that does not count ends the log
+    loop {
+        match batch_at(bytes, place, walked.end, &mut walked.highest) {
+            Ok((header, records)) if header.session == acceptance.current => {
+                accept(&mut walked, acceptance, &header, records);
+            }
+            Ok(_) | Err(_) => break,
+        }
+    }
+    look_behind(&mut walked, bytes, place, acceptance);
     walked
 }
 
-/// The records of a batch whose header verified: all of them, or the batch is bad.
-fn batch_records(rest: &[u8], header: &BatchHeader, place: &Place) -> Result<Vec<SummaryEntry>> {
-    let area = rest.get(BATCH_HEADER_BYTES..header.length as usize).unwrap_or_default();
-    let at = place.at(Granule(place.granule.0 + granules(BATCH_HEADER_BYTES)));
+fn accept(walked: &mut Walked, acceptance: &Acceptance<'_>, header: &BatchHeader, records: Vec<SummaryEntry>) {
+    walked.highest_accepted = walked.highest_accepted.max(header.last_op);
+    if header.session == acceptance.current {
+        walked.settled = walked.settled.max(header.settled);
+    }
+    walked.records.extend(records);
+    walked.end += header.length.next_multiple_of(BLOCK_SIZE);
+}
+
+/// The batch at this byte: its header and all its records, or it is none.
+fn batch_at(bytes: &[u8], place: &Place, at: u32, highest: &mut OpNo) -> Result<(BatchHeader, Vec<SummaryEntry>)> {
+    let rest = bytes.get(at as usize..).unwrap_or_default();
+    let here = place.at(Granule(at / GRANULE));
+    let header = BatchHeader::decode(rest, &here)?;
+    *highest = (*highest).max(header.last_op);
+    let Some(area) = rest.get(BATCH_HEADER_BYTES..header.length as usize) else {
+        return Err(Error::corrupt("batch", "length", rest.len() as u64, u64::from(header.length)));
+    };
+    let first = place.at(Granule(here.granule.0 + granules(BATCH_HEADER_BYTES)));
     let mut records = Vec::with_capacity(header.count as usize);
-    let walked = walk_records(area, &at, |record, place, _| {
+    let found = walk_records(area, &first, |record, place, _| {
         let op = OpNo(header.first_op.0 + u64::from(record.op_delta));
         records.push(summary_entry(record, place, op));
         Ok(())
     })?;
-    header.matches(&walked)?;
-    Ok(records)
+    header.matches(&found)?;
+    Ok((header, records))
 }
 
-/// Looks behind the point where a walk ended: a batch that would be accepted there shows that what lies before it was
-/// written once, so that the bad batch can be told from the end of the log.
-fn note_bad(walked: &mut Walked, bytes: &[u8], place: &Place, acceptance: &Acceptance<'_>, bad: Option<BatchHeader>) {
-    if let Some(header) = bad {
-        walked.bad_below = Some((header.session, header.last_op));
-    }
-    let mut at = walked.end + BLOCK_SIZE;
+/// Looks behind the point where a walk ended: a header of the current session there shows that numbers before its first
+/// were written before it, so that a damaged batch can be told from the end of the log.
+fn look_behind(walked: &mut Walked, bytes: &[u8], place: &Place, acceptance: &Acceptance<'_>) {
+    let mut at = walked.end;
     while let Some(rest) = bytes.get(at as usize..).filter(|rest| rest.len() >= BATCH_HEADER_BYTES) {
         if let Ok(header) = BatchHeader::decode(rest, &place.at(Granule(at / GRANULE))) {
             walked.highest = walked.highest.max(header.last_op);
-            if acceptance.rank(&header).is_some() {
-                walked.settled.push((header.session, header.settled));
-                let below = OpNo(header.first_op.0 - 1);
-                if walked.bad_below.is_none_or(|(_, op)| op < below) {
-                    walked.bad_below = Some((header.session, below));
-                }
+            if header.session == acceptance.current {
+                walked.settled = walked.settled.max(header.settled);
+                // the bad batch's own header tells its numbers; a later one tells those before it
+                let below = if at == walked.end { header.last_op } else { OpNo(header.first_op.0 - 1) };
+                walked.bad_below = walked.bad_below.max(Some(below));
             }
         }
         at += BLOCK_SIZE;

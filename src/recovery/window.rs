@@ -1,17 +1,15 @@
 //! The replay window: every segment that the root lists, read by its summary or walked.
 
-use std::collections::BTreeMap;
-
 use super::walk::{Acceptance, Walked, walk_segment};
 use crate::buf::AlignedBuf;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::Place;
-use crate::format::root::{Root, WindowSegment, WindowSession, WindowState};
+use crate::format::root::{Root, WindowSegment, WindowState};
 use crate::format::summary::{Change, SummaryEntry, decode_footer, decode_summary, summary_bytes};
 use crate::format::{Tier, layout::Layout};
 use crate::limits::BLOCK_BYTES;
 use crate::media::Media;
-use crate::units::{Granule, OpNo, SegmentId, SessionId};
+use crate::units::{Granule, OpNo, SegmentId};
 
 /// A segment of the window after it was read.
 pub struct RecoveredSegment {
@@ -27,11 +25,11 @@ pub struct RecoveredSegment {
 pub struct Recovered {
     /// Its segments, in the root's order.
     pub segments: Vec<RecoveredSegment>,
-    /// Highest accepted number of each session.
-    pub accepted: BTreeMap<SessionId, OpNo>,
+    /// Highest accepted number.
+    pub accepted: OpNo,
     /// Highest number seen anywhere.
     pub highest: OpNo,
-    /// Damage below what was settled: the pool opens read-only.
+    /// Damage of what was durable: the pool opens read-only.
     pub damage: Vec<String>,
 }
 
@@ -40,58 +38,60 @@ pub struct Recovered {
 /// # Errors
 /// A read error. A damaged summary is a reason to walk its segment.
 pub async fn scan_window(media: &Media, layout: &Layout, root: &Root) -> Result<Recovered> {
-    let mut sessions = root.sessions.clone();
-    sessions.push(WindowSession { session: root.session, last_accepted: OpNo(u64::MAX) });
-    let acceptance = Acceptance { sessions: &sessions, replay_start: root.replay_start };
+    let acceptance = Acceptance { current: root.session, earlier: &root.sessions, replay_start: root.replay_start };
     let mut recovered = Recovered {
         segments: Vec::with_capacity(root.window.len()),
-        accepted: BTreeMap::new(),
+        accepted: root.replay_start,
         highest: root.last_op,
         damage: Vec::new(),
     };
-    let mut settled: BTreeMap<SessionId, OpNo> = BTreeMap::new();
+    let mut settled = OpNo(0);
     let mut bad = Vec::new();
     for listed in &root.window {
         let place = place_of(root, listed);
-        if listed.state == WindowState::Flushed {
-            match read_summary(media, layout, &place).await {
-                Ok(records) => {
-                    recovered.segments.push(RecoveredSegment { listed: *listed, records, end: None });
-                    continue;
-                }
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    tracing::warn!("{error}; the segment is walked instead");
-                }
-                Err(error) => return Err(error),
-            }
+        if let Some(records) = trusted_summary(media, layout, listed, &place).await? {
+            let top = records.iter().map(|r| r.op).max().unwrap_or_default();
+            recovered.accepted = recovered.accepted.max(top);
+            recovered.segments.push(RecoveredSegment { listed: *listed, records, end: None });
+            continue;
         }
-        let walked = walk(media, layout, &place, &acceptance).await?;
-        recovered.highest = recovered.highest.max(walked.highest);
-        for (session, op) in &walked.accepted {
-            raise(&mut recovered.accepted, *session, *op);
-        }
-        for (session, op) in &walked.settled {
-            raise(&mut settled, *session, *op);
-        }
-        bad.extend(walked.bad_below.map(|(session, op)| (listed.segment, walked.end, session, op)));
-        let Walked { records, end, .. } = walked;
+        let Walked { records, end, highest_accepted, settled: said, highest, damage, bad_below } =
+            walk(media, layout, listed, &place, &acceptance).await?;
+        recovered.highest = recovered.highest.max(highest);
+        recovered.accepted = recovered.accepted.max(highest_accepted);
+        settled = settled.max(said);
+        let at = format!("segment {} at byte {end}", listed.segment);
+        recovered.damage.extend(damage.map(|e| format!("{at}: {e}, though it was durable")));
+        bad.extend(bad_below.map(|op| (at, op)));
         recovered.segments.push(RecoveredSegment { listed: *listed, records, end: Some(end) });
     }
-    for (segment, at, session, op) in bad {
-        let session_settled = settled.get(&session).copied().unwrap_or_default();
-        if op > root.replay_start && op <= session_settled {
-            recovered.damage.push(format!(
-                "segment {segment} at byte {at}: a batch with operations up to {op} is damaged, though all up to \
-                 {session_settled} were durable"
-            ));
-        }
+    recovered.highest = recovered.highest.max(recovered.accepted);
+    for (at, op) in bad.into_iter().filter(|(_, op)| *op > root.replay_start && *op <= settled) {
+        recovered.damage.push(format!(
+            "{at}: a batch with operations up to {op} is damaged, though all up to {settled} were durable"
+        ));
     }
     Ok(recovered)
 }
 
-fn raise(map: &mut BTreeMap<SessionId, OpNo>, session: SessionId, op: OpNo) {
-    let highest = map.entry(session).or_default();
-    *highest = (*highest).max(op);
+/// The records of a segment that the root calls flushed, if its summary verifies.
+async fn trusted_summary(
+    media: &Media,
+    layout: &Layout,
+    listed: &WindowSegment,
+    place: &Place,
+) -> Result<Option<Vec<SummaryEntry>>> {
+    if listed.state != WindowState::Flushed {
+        return Ok(None);
+    }
+    match read_summary(media, layout, place).await {
+        Ok(records) => Ok(Some(records)),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            tracing::warn!("{error}; the segment is walked instead");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn place_of(root: &Root, listed: &WindowSegment) -> Place {
@@ -99,11 +99,17 @@ fn place_of(root: &Root, listed: &WindowSegment) -> Place {
     Place { pool: root.pool, tier: Tier::Ssd, segment, generation, granule: Granule(0) }
 }
 
-async fn walk(media: &Media, layout: &Layout, place: &Place, acceptance: &Acceptance<'_>) -> Result<Walked> {
+async fn walk(
+    media: &Media,
+    layout: &Layout,
+    listed: &WindowSegment,
+    place: &Place,
+    acceptance: &Acceptance<'_>,
+) -> Result<Walked> {
     let len = layout.segment_bytes as usize;
     let (bytes, result) = media.read(layout.segment(place.segment), AlignedBuf::zeroed(len), len).await;
     result.map_err(|e| e.within(format!("segment {}", place.segment)))?;
-    Ok(walk_segment(&bytes, place, acceptance))
+    Ok(walk_segment(&bytes, place, listed.end, acceptance))
 }
 
 async fn read_summary(media: &Media, layout: &Layout, place: &Place) -> Result<Vec<SummaryEntry>> {

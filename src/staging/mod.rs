@@ -39,4 +39,10 @@ pub trait StagingStore {
     /// # Errors
     /// It is there and cannot be removed.
     fn remove(&mut self, pool: PoolId, session: SessionId) -> Result<()>;
+
+    /// Forgets the memory of all sessions of a pool but one: what daemons left that died while starting or stopping.
+    ///
+    /// # Errors
+    /// Some is there and cannot be removed.
+    fn remove_others(&mut self, pool: PoolId, keep: SessionId) -> Result<()>;
 }

@@ -110,6 +110,10 @@ impl Region {
         if self.landing(size_of_val(&word)) == size_of_val(&word) {
             self.published(slot).store(word, Ordering::Release);
         }
+        if word == 0 {
+            // the next prelude must not be seen with the old length: a release store alone lets later stores go before
+            std::sync::atomic::fence(Ordering::SeqCst);
+        }
     }
 
     /// What was published of a slot.

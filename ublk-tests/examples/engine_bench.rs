@@ -43,12 +43,12 @@ impl StagingStore for NoStore {
         Ok(region)
     }
 
-    fn find(
-        &mut self,
-        _: plica::units::PoolId,
-        _: plica::units::SessionId,
-    ) -> plica::error::Result<Option<Region>> {
+    fn find(&mut self, _: plica::units::PoolId, _: plica::units::SessionId) -> plica::error::Result<Option<Region>> {
         Ok(None)
+    }
+
+    fn remove_others(&mut self, _: plica::units::PoolId, _: plica::units::SessionId) -> plica::error::Result<()> {
+        Ok(())
     }
 
     fn remove(&mut self, _: plica::units::PoolId, _: plica::units::SessionId) -> plica::error::Result<()> {
@@ -201,7 +201,8 @@ async fn raw(load: Rc<Load>, media: Media, rows: &mut Vec<(&'static str, f64)>) 
         ("random write + flush, depth 1", 1, true, true),
         ("random read, depth 1", 1, false, false),
     ] {
-        let bufs: Rc<RefCell<Vec<_>>> = Rc::new(RefCell::new((0..depth).map(|_| Some(AlignedBuf::zeroed(BLOCK))).collect()));
+        let bufs: Rc<RefCell<Vec<_>>> =
+            Rc::new(RefCell::new((0..depth).map(|_| Some(AlignedBuf::zeroed(BLOCK))).collect()));
         let (l, media) = (load.clone(), media.clone());
         let rate = load
             .run(depth, move |lane| {
@@ -274,7 +275,12 @@ fn load_of(env: &Env, options: &Options) -> Rc<Load> {
     })
 }
 
-async fn run_engine(env: Env, media: Media, codec: CodecPool, load: Rc<Load>) -> plica::error::Result<Vec<(&'static str, f64)>> {
+async fn run_engine(
+    env: Env,
+    media: Media,
+    codec: CodecPool,
+    load: Rc<Load>,
+) -> plica::error::Result<Vec<(&'static str, f64)>> {
     let root_key = RootKey::from_bytes(&[1; 32]);
     let create = CreateOptions {
         label: "bench",
@@ -327,7 +333,8 @@ async fn run_engine(env: Env, media: Media, codec: CodecPool, load: Rc<Load>) ->
 
 fn options() -> AnyResult<Options> {
     let mut args = std::env::args().skip(1);
-    let path = args.next().ok_or("usage: engine_bench POOL_FILE [--seconds N] [--mib N] [--data FILE] [--workers N]")?;
+    let path =
+        args.next().ok_or("usage: engine_bench POOL_FILE [--seconds N] [--mib N] [--data FILE] [--workers N]")?;
     let mut options = Options { path: path.into(), seconds: 5, blocks: 65536, data: half_zeros(), workers: 1 };
     while let Some(flag) = args.next() {
         let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;

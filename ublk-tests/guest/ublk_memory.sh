@@ -9,6 +9,7 @@ SERVER=$(realpath "$1"); shift
 WORK=$(mktemp -d /dev/shm/ublk-memory.XXXXXX)
 MOUNT=$(mktemp -d /run/ublk-memory.XXXXXX)
 declare -A PID IN OUT
+cd "$WORK" || exit 1 # fio leaves files where it runs
 trap 'umount -l "$MOUNT" 2>/dev/null; for p in "${PID[@]}"; do kill -9 "$p" 2>/dev/null; done; rm -rf "$WORK" "$MOUNT"' EXIT
 
 die() { echo "FAILED: $*"; tail -n 20 "$WORK"/*.out "$WORK"/*.err 2>/dev/null; dmesg | tail -n 15; exit 1; }

@@ -8,6 +8,7 @@ mod daemon_death;
 mod discard;
 mod filesystem;
 mod many;
+mod nbd_client;
 mod postgres;
 mod verify;
 
@@ -46,6 +47,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("daemon-death-mounted", daemon_death::mounted),
     ("refusals", daemon_death::refusals),
     ("postgres-crash", postgres::crash),
+    ("nbd-client", nbd_client::filesystem),
 ];
 
 impl Place {

@@ -39,7 +39,7 @@ pub const FORBIDDEN: &[(&str, &str)] = &[
 /// Files of the main crate that may contain unsafe code, and why.
 pub const UNSAFE_FILES: &[(&str, &str)] = &[
     ("buf/data.rs", "pooled memory shared with the kernel"),
-    ("frontend/ublk/buffers.rs", "the driver's request buffers"),
+    ("frontend/ublk/pages.rs", "the character device that libublk shows as a number"),
     ("media/uring.rs", "submission of owned buffers to io_uring"),
     ("pmem/dax.rs", "cache-line write-back"),
     ("staging/region.rs", "the mapped file of the slots"),

@@ -10,13 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
-use ublk_tests::binaries;
 
 const BLOCK: u64 = 4096;
 
-/// The program under test.
-fn program() -> Command {
-    Command::new(binaries::build_plica().unwrap())
+/// The program, built when it is not up to date.
+fn plica() -> PathBuf {
+    ublk_tests::binaries::build_plica().unwrap()
 }
 
 /// Files of one test: a key, a pool, a run directory in memory.
@@ -103,7 +102,7 @@ impl Place {
     }
 
     fn plica<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Ended {
-        Ended::of(program().args(args).stdin(Stdio::null()).output().unwrap())
+        Ended::of(Command::new(plica()).args(args).stdin(Stdio::null()).output().unwrap())
     }
 
     /// `plica WORDS POOL ARGS --run-dir …`.
@@ -112,13 +111,13 @@ impl Place {
     }
 
     fn on<'a>(&self, pool: &str, words: &str, args: impl IntoIterator<Item = &'a str>) -> Ended {
-        let mut command = program();
+        let mut command = Command::new(plica());
         command.args(words.split(' ')).arg(pool).args(args).arg("--run-dir").arg(self.run_dir());
         Ended::of(command.stdin(Stdio::null()).output().unwrap())
     }
 
     fn serving(&self, pool: &str) -> Command {
-        let mut command = program();
+        let mut command = Command::new(plica());
         command.args(["serve", pool, "--root-key", &self.key(), "--transport", "nbd"]);
         command.arg("--run-dir").arg(self.run_dir()).stdin(Stdio::null());
         command
@@ -373,7 +372,7 @@ fn passphrases_come_from_a_descriptor_and_never_from_the_line() {
     let place = Place::new();
     let pool = place.pool();
     let with = |passphrase: &str, args: &[&str]| {
-        let mut command = program();
+        let mut command = Command::new(plica());
         let mut child = command
             .args(args)
             .args(["--passphrase-fd", "0"])
@@ -396,7 +395,7 @@ fn passphrases_come_from_a_descriptor_and_never_from_the_line() {
     let args = ["create", &place.text("p2"), "--size", "64M", "--passphrase"];
     // without a terminal of its own
     let mut command = Command::new("setsid");
-    Ended::of(command.arg(binaries::plica().unwrap()).args(args).stdin(Stdio::null()).output().unwrap()).failed(2, "--passphrase-fd");
+    Ended::of(command.arg(plica()).args(args).stdin(Stdio::null()).output().unwrap()).failed(2, "--passphrase-fd");
     assert!(!place.path("p2").exists());
 }
 
@@ -481,14 +480,14 @@ fn a_run_directory_that_is_too_small_or_open_to_others_is_refused() {
     std::fs::set_permissions(&run, PermissionsExt::from_mode(0o777)).unwrap();
     place.serve_fails(&place.pool(), "others may write");
     std::fs::set_permissions(&run, PermissionsExt::from_mode(0o700)).unwrap();
-    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs"]).arg(&run).output();
-    if !mount.unwrap().status.success() {
+    let flags = rustix::mount::MountFlags::empty();
+    if rustix::mount::mount("tmpfs", &run, "tmpfs", flags, Some(c"size=8m,mode=700")).is_err() {
         eprintln!("the small tmpfs is not tested: mounting is not allowed here");
         return;
     }
     let output = Ended::of(place.serving(&place.pool()).output().unwrap());
     let left = place.staging_files();
-    assert!(Command::new("umount").arg(&run).status().unwrap().success());
+    rustix::mount::unmount(&run, rustix::mount::UnmountFlags::DETACH).unwrap();
     output.failed(1, "no room in");
     assert_eq!(left, [PathBuf::new(); 0]);
     assert_eq!(place.serve().terminate(), 0, "the pool is unharmed");
@@ -499,6 +498,6 @@ fn output_whose_reader_has_gone_is_no_failure() {
     let place = Place::with_namespace();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let status = program().args(["status", &place.pool()]).stdout(writer).status().unwrap();
+    let status = Command::new(plica()).args(["status", &place.pool()]).stdout(writer).status().unwrap();
     assert_eq!(status.code(), Some(0));
 }

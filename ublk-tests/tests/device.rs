@@ -48,4 +48,5 @@ scenarios! {
     daemon_death_mounted "daemon-death-mounted"
     refusals "refusals"
     postgres_crash "postgres-crash"
+    nbd_client "nbd-client"
 }

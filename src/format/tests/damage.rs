@@ -58,7 +58,7 @@ fn every_truncation_is_rejected() {
             match (structure.read)(&bytes[..len]) {
                 // an image ends where the string of its parts ends, at a whole generation
                 Ok(read) => {
-                    assert!(structure.name == "image" && len >= 48 && read != whole, "{} {len}", structure.name)
+                    assert!(structure.name == "image" && len >= 48 && read != whole, "{} {len}", structure.name);
                 }
                 Err(error) => assert!(
                     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound),
@@ -66,6 +66,21 @@ fn every_truncation_is_rejected() {
                     structure.name
                 ),
             }
+        }
+    }
+}
+
+#[test]
+fn structures_of_one_size_are_not_read_from_more() {
+    for structure in structures() {
+        if matches!(structure.name, "namespaces" | "staging-header" | "prelude" | "leaf") {
+            let longer = [structure.bytes.as_slice(), &[0; 16]].concat();
+            assert!((structure.read)(&longer).is_err(), "{}", structure.name);
+            let mut sealed = longer;
+            let end = sealed.len() - 8;
+            let check = xxh3_64(&sealed[..end]);
+            sealed[end..].copy_from_slice(&check.to_le_bytes());
+            assert!((structure.read)(&sealed).is_err(), "{}", structure.name);
         }
     }
 }

@@ -36,6 +36,7 @@ mod completions;
 mod control;
 mod errors;
 mod options;
+mod pages;
 mod params;
 mod probe;
 mod queue;

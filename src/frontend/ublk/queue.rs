@@ -15,21 +15,19 @@
 //! leaves (hand-over, end of the daemon) requests that have not reached the core stay with the driver, which gives them
 //! to the next server; those at the core are waited for, with a bound, since the core may still read their buffers.
 
-use std::fs::File;
 use std::future::Future;
-use std::os::fd::BorrowedFd;
-use std::os::unix::fs::FileExt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use io_uring::{IoUring, cqueue, opcode, types};
-use libublk::io::{BufDesc, UblkDev, UblkIOCtx, UblkQueue, with_task_io_ring_mut};
+use libublk::io::{BufDesc, UblkDev, UblkQueue, with_task_io_ring_mut};
 use libublk::{UblkError, UblkIORes, UblkUringData, sys};
 
 use super::buffers::Buffers;
 use super::completions::{Completions, Done};
 use super::errors::ours;
+use super::pages::Pages;
 use super::translate::{Asked, translate};
 use crate::buf::DataBuf;
 use crate::core::request::{NamespaceClient, ReplySink, Request, RequestKind};
@@ -49,8 +47,7 @@ struct Queue<'d> {
     client: NamespaceClient,
     completions: Arc<Completions>,
     sink: Arc<dyn ReplySink>,
-    /// The character device, through which data is copied.
-    pages: File,
+    pages: Pages,
     buffers: Buffers,
     /// What the core was asked and has not answered, by tag.
     asked: Vec<Option<Asked>>,
@@ -89,7 +86,7 @@ impl<'d> Queue<'d> {
             client,
             completions,
             sink,
-            pages: character_device(device)?,
+            pages: Pages::new(device, number)?,
             buffers: Buffers::new(depth, io_bytes),
             asked: vec![None; depth],
             outstanding: 0,
@@ -209,18 +206,13 @@ impl<'d> Queue<'d> {
             return Ok(buffer);
         }
         let Some(exclusive) = Arc::get_mut(&mut buffer) else { return Err(ErrorKind::Io) };
-        let copied = self.pages.read_exact_at(&mut exclusive.bytes_mut()[..len], self.position(tag));
+        let copied = self.pages.read(tag, &mut exclusive.bytes_mut()[..len]);
         if let Err(error) = copied {
             tracing::error!(tag, len, %error, "the data of a write could not be taken");
             self.buffers.put(buffer);
             return Err(ErrorKind::Io);
         }
         Ok(buffer)
-    }
-
-    /// Where in the character device the pages of a request are.
-    fn position(&self, tag: u16) -> u64 {
-        UblkIOCtx::ublk_user_copy_pos(self.ring.get_qid(), tag, 0)
     }
 
     /// Commits what the core has answered. Returns whether the queue shall leave.
@@ -264,7 +256,7 @@ impl<'d> Queue<'d> {
             tracing::error!(tag, "a read came back without its buffer");
             return Err(ErrorKind::Io);
         };
-        self.pages.write_all_at(bytes, self.position(tag)).map_err(|error| {
+        self.pages.write(tag, bytes).map_err(|error| {
             tracing::error!(tag, len, %error, "the data of a read could not be given");
             ErrorKind::Io
         })
@@ -315,16 +307,6 @@ fn retire_ring() -> std::io::Result<()> {
     other.submitter().register_files(&[-1])?;
     drop(with_task_io_ring_mut(|ring| std::mem::replace(ring, other)));
     Ok(())
-}
-
-/// A second descriptor of the device's file, so that it lives as long as the queue.
-#[expect(unsafe_code, reason = "libublk shows its file as a number only")]
-fn character_device(device: &UblkDev) -> Result<File> {
-    // SAFETY: the first descriptor of a device is its character device, open as long as `device` lives; it is borrowed
-    // for this call only.
-    let file = unsafe { BorrowedFd::borrow_raw(device.tgt.fds[0]) };
-    let owned = file.try_clone_to_owned().map_err(|error| Error::io("the character device", error))?;
-    Ok(File::from(owned))
 }
 
 #[cfg(test)]

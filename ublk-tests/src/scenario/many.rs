@@ -78,7 +78,7 @@ pub(super) fn online(place: &Place) -> Result<()> {
     let list = pool.plica(["namespace", "list"])?.arg(pool.path()).ok()?;
     ensure(list.contains("data") && list.contains("extra"), || format!("the list is: {list}"))?;
     let root_key = pool.key();
-    pool.plica(["namespace", "destroy"])?.arg(pool.path()).arg("extra").arg("--root-key").arg(root_key).ok()?;
+    pool.plica(["namespace", "destroy"])?.arg(pool.path()).args(["extra", "--yes", "--root-key"]).arg(root_key).ok()?;
     let list = pool.plica(["namespace", "list"])?.arg(pool.path()).ok()?;
     ensure(!list.contains("extra"), || format!("destroyed, yet listed: {list}"))?;
     let load = load.finish(std::time::Duration::from_secs(300))?;

@@ -1,5 +1,7 @@
 //! The engine on a real file: what is written is read, after a clean stop, after a kill, when the pool is full.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
 //! What engine tests share: a pool on a temporary file, a machine whose shared memory outlives the daemon.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::cell::RefCell;
@@ -50,6 +51,11 @@ impl StagingStore for Machine {
 
     fn find(&mut self, pool: PoolId, session: SessionId) -> Result<Option<Region>> {
         Ok(self.0.borrow().get(&(pool, session)).cloned())
+    }
+
+    fn remove_others(&mut self, pool: PoolId, keep: SessionId) -> Result<()> {
+        self.0.borrow_mut().retain(|(owner, session), _| *owner != pool || *session == keep);
+        Ok(())
     }
 
     fn remove(&mut self, pool: PoolId, session: SessionId) -> Result<()> {
