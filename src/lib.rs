@@ -24,6 +24,7 @@
 //! - **I12** append and map change are one await-free step.
 
 pub mod buf;
+pub mod canary;
 pub mod cli;
 pub mod codec;
 pub mod control;

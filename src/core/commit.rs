@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use super::Core;
+use crate::canary::{self, Rule};
 use crate::env::reactor::IoBuf;
 use crate::error::Result;
 use crate::limits::{BATCH_AGE_MAX_NS, GRANULE};
@@ -40,6 +41,10 @@ impl Core {
             (offset, batch.padded, buf)
         };
         let written = self.media.write(offset, buf, len);
+        if canary::is_off(Rule::SlotAfterCompletion) {
+            self.state.borrow_mut().log.free_slot_early(id);
+            self.space.notify_all();
+        }
         let core = self.clone();
         self.env.spawner.spawn(async move { core.batch_written(id, written.await.1) }).detach();
     }

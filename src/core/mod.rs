@@ -79,8 +79,6 @@ pub struct Core {
     flushing: Cell<bool>,
     checkpointing: Cell<bool>,
     stopping: Cell<bool>,
-    /// Segments whose summaries are on their way.
-    sealing: Cell<usize>,
     /// Requests being handled.
     active: Cell<usize>,
     /// Slots, segments or room in a batch appeared.
@@ -124,7 +122,6 @@ impl Core {
             flushing: Cell::new(false),
             checkpointing: Cell::new(false),
             stopping: Cell::new(false),
-            sealing: Cell::new(0),
             active: Cell::new(0),
             space: Notify::default(),
             durable: Notify::default(),

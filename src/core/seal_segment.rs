@@ -24,7 +24,6 @@ impl Core {
             state.log.segments.get_mut(open.id).state = SegmentState::Sealing;
             open
         };
-        self.sealing.set(self.sealing.get() + 1);
         let core = self.clone();
         self.env.spawner.spawn(async move { core.write_summary(open).await }).detach();
     }
@@ -47,7 +46,6 @@ impl Core {
         }
         state.log.segments.seal(open.id);
         drop(state);
-        self.sealing.set(self.sealing.get() - 1);
         self.space.notify_all();
     }
 

@@ -4,6 +4,7 @@ use slab::Slab;
 
 use super::StreamKind;
 use crate::buf::AlignedBuf;
+use crate::canary::{self, Rule};
 use crate::format::record::Place;
 use crate::format::slot::PRELUDE_BYTES;
 use crate::limits::GRANULE;
@@ -180,7 +181,9 @@ impl Batches {
     /// The flush ended: what it covered is durable, or never will be.
     pub fn end_flush(&mut self, ok: bool) {
         if ok {
-            self.batches.retain(|_, batch| batch.state != BatchState::Flushing);
+            let joins = canary::is_off(Rule::FlushAfterCompletion);
+            let covered = |state| state == BatchState::Flushing || joins && state == BatchState::Written;
+            self.batches.retain(|_, batch| !covered(batch.state));
         } else {
             self.batches.iter_mut().filter(|(_, b)| b.state == BatchState::Flushing).for_each(|(_, batch)| {
                 batch.state = BatchState::Failed;

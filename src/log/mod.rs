@@ -22,6 +22,7 @@ pub use batches::{Batch, BatchId, BatchMemory, BatchState, Batches};
 pub use segments::{SegmentInfo, SegmentState, SegmentTable};
 pub use stream::{OpenSegment, Stream, StreamKind};
 
+use crate::canary::{self, Rule};
 use crate::format::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::format::record::{Place, RECORD_HEADER_BYTES, RecordBody, RecordHeader, sectors_of};
 use crate::format::slot::Prelude;
@@ -202,7 +203,9 @@ impl Log {
     pub fn publish(&mut self, kind: StreamKind) {
         if let Some(id) = self.stream(kind).batch {
             let batch = self.batches.get(id);
-            if let BatchMemory::Slot(slot) = batch.memory {
+            if let BatchMemory::Slot(slot) = batch.memory
+                && !canary::is_off(Rule::PublishBeforeAcknowledge)
+            {
                 self.region.publish(slot, batch.length);
             }
         }
@@ -246,6 +249,14 @@ impl Log {
         let batch = self.batches.remove(id);
         assert_eq!(batch.count, 0, "a batch with records is closed, not abandoned");
         if let BatchMemory::Slot(slot) = batch.memory {
+            self.free_slots.push(slot);
+        }
+    }
+
+    /// What must never happen: a slot given back while its write is under way ([`Rule::SlotAfterCompletion`] off).
+    pub(crate) fn free_slot_early(&mut self, id: BatchId) {
+        if let BatchMemory::Slot(slot) = std::mem::replace(&mut self.batches.get_mut(id).memory, BatchMemory::Gone) {
+            self.region.publish(slot, 0);
             self.free_slots.push(slot);
         }
     }

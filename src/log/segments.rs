@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::canary::{self, Rule};
 use crate::units::{Generation, OpNo, SegmentId};
 
 /// Life of a segment.
@@ -225,9 +226,8 @@ impl SegmentTable {
             && info.state == SegmentState::Sealed
             && info.live == 0
             && info.pins == 0
-            && info.emptied_op <= settled
-            && info.top_op <= settled
-            && info.clear_op <= replay_start
+            && (info.emptied_op.max(info.top_op) <= settled || canary::is_off(Rule::SettledBeforeReuse))
+            && (info.clear_op <= replay_start || canary::is_off(Rule::ClearBeforeReuse))
     }
 
     /// Frees every segment that rule 6.3 lets go. Returns how many empty ones have to wait for a flush or a root.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::copies::{layout_of, read_superblock, read_table, write_superblock, write_table};
+use crate::canary::{self, Rule};
 use crate::codec::{CodecPool, Sealer};
 use crate::core::request::{NamespaceClient, Request};
 use crate::core::{Core, Namespace, NamespaceStats, RootState, State};
@@ -96,7 +97,9 @@ impl Pool {
         // 5. the window; then all that counts from here on is durable (I1)
         let step = Step::begin(env, "window");
         let recovered = recovery::scan_window(media, &layout, &root).await?;
-        media.flush().await?;
+        if !canary::is_off(Rule::DataBeforePointer) {
+            media.flush().await?;
+        }
         step.end(format_args!("{} segments", recovered.segments.len()));
         // 6. repairs, now that the pool is known to be good
         if !both_superblocks {
@@ -176,7 +179,7 @@ async fn adopt_staging(
     staging: &mut dyn StagingStore,
     options: &OpenOptions,
 ) -> Result<usize> {
-    if root.clean || root.boot != options.boot {
+    if root.clean || root.boot != options.boot || canary::is_off(Rule::Adoption) {
         return Ok(0);
     }
     let Some(region) = staging.find(root.pool, root.session)? else {
@@ -340,7 +343,7 @@ async fn begin_session(
         return Ok(());
     }
     core.checkpoint(0).await?;
-    staging.remove_others(root.pool, core.session)?;
+    staging.remove(root.pool, root.session)?;
     step.end(format_args!("{:016x}", core.session.0));
     Ok(())
 }

@@ -15,6 +15,7 @@ use crate::format::superblock::KeySource;
 use crate::format::{Cipher, Compression};
 use crate::keys::RootKey;
 use crate::limits::BLOCK_SIZE;
+use crate::log::segments::SummaryState;
 use crate::media::Media;
 use crate::pool::{CreateOptions, NamespaceSpec, OpenOptions, Pool, create};
 use crate::staging::{Region, StagingStore};
@@ -91,12 +92,12 @@ impl Subject for Engine {
         })
     }
 
-    fn open(&self, host: Host) -> Local<Result<Box<dyn Serving>>> {
+    fn open(&self, host: Host) -> Local<Result<Rc<dyn Serving>>> {
         let names = self.names.borrow().clone();
         Box::pin(async move {
             let pool = open(&host).await?;
             let clients = names.iter().map(|name| pool.client(name)).collect::<Result<_>>()?;
-            let serving: Box<dyn Serving> = Box::new(ServedPool { pool, clients });
+            let serving: Rc<dyn Serving> = Rc::new(ServedPool { pool, clients });
             Ok(serving)
         })
     }
@@ -112,8 +113,24 @@ impl Serving for ServedPool {
         self.clients.clone()
     }
 
-    fn stop(self: Box<Self>) -> Local<Result<()>> {
-        Box::pin(async move { self.pool.stop().await })
+    fn stop(&self) -> Local<Result<()>> {
+        let pool = self.pool.clone();
+        Box::pin(async move { pool.stop().await })
+    }
+
+    fn marks(&self) -> Vec<(&'static str, u64)> {
+        let core = self.pool.core();
+        let state = core.state.borrow();
+        let reused = state.log.segments.iter().filter(|(_, info)| info.generation.0 > 1).count();
+        let sealed = state.log.segments.iter().filter(|(_, info)| info.summary == SummaryState::Durable).count();
+        vec![
+            ("roots", core.stats.roots.get()),
+            ("leaves written", core.stats.leaves_written.get()),
+            ("refused for space", core.stats.no_space.get()),
+            ("segments reused", reused as u64),
+            ("summaries durable", sealed as u64),
+            ("full images", u64::from(state.root.image > 0)),
+        ]
     }
 }
 
@@ -137,7 +154,7 @@ impl StagingStore for SimStaging {
     }
 
     fn find(&mut self, pool: PoolId, session: SessionId) -> Result<Option<Region>> {
-        Ok(self.memory.borrow().find(pool, session, self.death.clone()))
+        Ok(self.memory.borrow_mut().find(pool, session, self.death.clone()))
     }
 
     fn remove(&mut self, pool: PoolId, session: SessionId) -> Result<()> {

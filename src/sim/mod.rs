@@ -13,7 +13,6 @@
 //! **Not here:** any rule of the engine. The oracle knows the promises to hosts and nothing of segments or roots.
 
 pub mod backend;
-pub mod canary;
 pub mod content;
 pub mod death;
 pub mod engine;
@@ -32,7 +31,7 @@ pub mod workload;
 pub mod world;
 
 pub use backend::SimBackend;
-pub use canary::{Canary, Rule};
+pub use crate::canary::{Canary, Rule};
 pub use death::{Death, Point};
 pub use fault::{Fault, FaultKind};
 pub use machine::{Latency, Machine};

@@ -57,7 +57,7 @@ impl Subject for PlainDisk {
         Box::pin(async { Ok(()) })
     }
 
-    fn open(&self, host: Host) -> Local<Result<Box<dyn Serving>>> {
+    fn open(&self, host: Host) -> Local<Result<Rc<dyn Serving>>> {
         let (plans, flaw) = (self.plans.borrow().clone(), self.flaw);
         Box::pin(async move {
             // a late write of the last daemon is on the medium or never will be: make it last
@@ -88,7 +88,7 @@ impl Subject for PlainDisk {
                 freed: Rc::default(),
             };
             host.env.spawner.spawn(disk.clone().serve(receiver)).detach();
-            let serving: Box<dyn Serving> = Box::new(ServedDisk { disk, clients });
+            let serving: Rc<dyn Serving> = Rc::new(ServedDisk { disk, clients });
             Ok(serving)
         })
     }
@@ -104,8 +104,13 @@ impl Serving for ServedDisk {
         self.clients.clone()
     }
 
-    fn stop(self: Box<Self>) -> Local<Result<()>> {
-        Box::pin(async move { self.disk.flush().await })
+    fn stop(&self) -> Local<Result<()>> {
+        let disk = self.disk.clone();
+        Box::pin(async move { disk.flush().await })
+    }
+
+    fn marks(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
     }
 }
 

@@ -16,6 +16,8 @@ use crate::units::{PoolId, SessionId};
 #[derive(Default)]
 pub struct SharedMemory {
     regions: BTreeMap<([u8; 16], SessionId), Region>,
+    /// Slots with something in them that successors found.
+    pub found_slots: u64,
 }
 
 impl SharedMemory {
@@ -32,8 +34,11 @@ impl SharedMemory {
 
     /// The region of a session, as a daemon sees it.
     #[must_use]
-    pub fn find(&self, pool: PoolId, session: SessionId, death: Arc<Death>) -> Option<Region> {
-        self.regions.get(&(pool.0, session)).map(|region| region.belonging_to(death))
+    pub fn find(&mut self, pool: PoolId, session: SessionId, death: Arc<Death>) -> Option<Region> {
+        let region = self.regions.get(&(pool.0, session))?;
+        let filled = (0..SLOT_COUNT).filter(|slot| region.published_bytes(*slot) > 0).count();
+        self.found_slots += filled as u64;
+        Some(region.belonging_to(death))
     }
 
     /// Removes the region of a session.

@@ -56,7 +56,9 @@ pub trait Serving {
     /// The ways to its namespaces, in the order of the plan.
     fn clients(&self) -> Vec<NamespaceClient>;
     /// Stops it cleanly.
-    fn stop(self: Box<Self>) -> Local<Result<()>>;
+    fn stop(&self) -> Local<Result<()>>;
+    /// What it did so far, by name: shows what the runs of a test reached.
+    fn marks(&self) -> Vec<(&'static str, u64)>;
 }
 
 /// Something that can be served.
@@ -64,5 +66,5 @@ pub trait Subject {
     /// Formats the medium and makes the namespaces.
     fn create(&self, host: Host, namespaces: Vec<NamespacePlan>) -> Local<Result<()>>;
     /// Recovers and begins to serve.
-    fn open(&self, host: Host) -> Local<Result<Box<dyn Serving>>>;
+    fn open(&self, host: Host) -> Local<Result<Rc<dyn Serving>>>;
 }

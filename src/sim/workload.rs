@@ -35,9 +35,24 @@ pub struct Habits {
 }
 
 impl Habits {
-    /// Some habits.
+    /// Large writes over each other: segments fill, empty and are reused.
     #[must_use]
-    pub fn any(rng: &mut Rng) -> Self {
+    pub fn churn(rng: &mut Rng) -> Self {
+        Self {
+            clients: rng.usize(2..=8),
+            requests: [8..96, 64..192][rng.usize(0..2)].clone(),
+            weights: [[1, 12, 1, 1, 0], [1, 12, 0, 0, 0], [0, 12, 4, 2, 2]][rng.usize(0..3)],
+            fua_of_8: rng.u8(0..2),
+            hot_of_8: rng.u8(0..8),
+            blocks_max: 64,
+            pause_ns: [0, 1_000_000][rng.usize(0..2)],
+            sectors_only: false,
+        }
+    }
+
+    /// A little of everything.
+    #[must_use]
+    pub fn mixed(rng: &mut Rng) -> Self {
         let weights = [[4, 8, 1, 1, 1], [2, 10, 0, 0, 0], [2, 8, 4, 0, 0], [4, 6, 1, 4, 2], [8, 4, 1, 1, 1]];
         Self {
             clients: [1, 2, 4, 8, 16][rng.usize(0..5)],

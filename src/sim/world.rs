@@ -9,6 +9,7 @@
 //! explains, a hang, a panic, or I/O that the contract of media forbids.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -22,7 +23,7 @@ use super::oracle::Failure;
 use super::order::SeededOrder;
 use super::shared_memory::SharedMemory;
 use super::sink::{Hosts, Sink, Tolerance, lock};
-use super::subject::{Host, NamespacePlan, Subject};
+use super::subject::{Host, Local, NamespacePlan, Serving, Subject};
 use super::trace::Trace;
 use super::workload::{Desk, Habits, Target, client, read_everything};
 use crate::env::{Env, Executor, FileId, Reactor, Rng as EnvRng};
@@ -66,12 +67,13 @@ impl Plan {
                 flavour: rng.u64(..),
             })
             .collect();
+        let churn = rng.u8(0..6) == 0;
         Self {
             seed,
-            pool_bytes: rng.u64(24..=64) << 20,
+            pool_bytes: if churn { rng.u64(20..=28) << 20 } else { rng.u64(24..=64) << 20 },
             namespaces,
             lives: rng.u32(1..=6),
-            habits: Habits::any(&mut rng),
+            habits: if churn { Habits::churn(&mut rng) } else { Habits::mixed(&mut rng) },
             tolerance: Tolerance::NoSpace,
             verbose: false,
         }
@@ -95,6 +97,8 @@ pub struct Report {
     pub machine: MachineStats,
     /// Daemons that died before they served.
     pub unserved: u32,
+    /// What the daemons did, by name.
+    pub marks: BTreeMap<&'static str, u64>,
 }
 
 /// Why a run is red.
@@ -148,6 +152,7 @@ struct World<'a> {
     /// The worst that happened since a daemon last served.
     failure: Failure,
     unserved: u32,
+    marks: BTreeMap<&'static str, u64>,
 }
 
 /// What a daemon's life is made of.
@@ -158,7 +163,7 @@ struct Life {
     failure: Failure,
     verify: bool,
     stop: bool,
-    serving: Rc<RefCell<bool>>,
+    serving: Rc<RefCell<Option<Rc<dyn Serving>>>>,
     rng: Rng,
 }
 
@@ -179,6 +184,7 @@ impl<'a> World<'a> {
             boot,
             failure: Failure::Daemon,
             unserved: 0,
+            marks: BTreeMap::new(),
         }
     }
 
@@ -212,6 +218,7 @@ impl<'a> World<'a> {
                 End::Stopped | End::Died => return Err(self.red(None)),
             }
         }
+        self.marks.insert("slots adopted", self.shared_memory.borrow().found_slots);
         let machine = self.machine.borrow();
         let hosts = lock(&self.hosts);
         Ok(Report {
@@ -222,6 +229,7 @@ impl<'a> World<'a> {
             writes: hosts.oracle.write_count(),
             machine: machine.stats,
             unserved: self.unserved,
+            marks: self.marks.clone(),
         })
     }
 
@@ -268,7 +276,7 @@ impl<'a> World<'a> {
         let (mut executor, host) = self.daemon(death);
         let sink = Sink::new(self.hosts.clone(), death.clone());
         let desk = Desk { hosts: self.hosts.clone(), sink };
-        let serving = Rc::new(RefCell::new(false));
+        let serving: Rc<RefCell<Option<Rc<dyn Serving>>>> = Rc::default();
         let life = Life {
             host: host.clone(),
             desk,
@@ -282,12 +290,14 @@ impl<'a> World<'a> {
         let open = subject.open(host);
         let result = self.execute(&mut executor, death, life.live(open));
         let was_dead = death.is_dead();
-        self.bury(death, executor);
-        if *serving.borrow() {
-            self.failure = Failure::Daemon;
-        } else {
-            self.unserved += 1;
+        match serving.take() {
+            Some(served) => {
+                self.failure = Failure::Daemon;
+                served.marks().into_iter().for_each(|(name, count)| *self.marks.entry(name).or_default() += count);
+            }
+            None => self.unserved += 1,
         }
+        self.bury(death, executor);
         match result {
             Err(_) if was_dead => End::Died,
             Err(panic) => End::Red(panic),
@@ -393,13 +403,13 @@ impl<'a> World<'a> {
 }
 
 impl Life {
-    async fn live(self, open: super::subject::Local<Result<Box<dyn super::subject::Serving>>>) -> Result<()> {
+    async fn live(self, open: Local<Result<Rc<dyn Serving>>>) -> Result<()> {
         let Self { host, desk, habits, failure, verify, stop, serving, mut rng } = self;
         let pool = open.await?;
         if host.death.is_dead() {
             return Ok(());
         }
-        *serving.borrow_mut() = true;
+        *serving.borrow_mut() = Some(pool.clone());
         lock(&desk.hosts).oracle.recovered(failure);
         let targets: Vec<Target> =
             pool.clients().into_iter().enumerate().map(|(index, client)| Target { index, client }).collect();

@@ -34,15 +34,10 @@ pub trait StagingStore {
     /// It is there but cannot be trusted (not of its one size, not ours) or is in use.
     fn find(&mut self, pool: PoolId, session: SessionId) -> Result<Option<Region>>;
 
-    /// Forgets the memory of a session. A mapping of it stays valid.
+    /// Forgets the memory of a session, and what daemons of this pool left that died while starting. A mapping of it stays
+    /// valid.
     ///
     /// # Errors
     /// It is there and cannot be removed.
     fn remove(&mut self, pool: PoolId, session: SessionId) -> Result<()>;
-
-    /// Forgets the memory of all sessions of a pool but one: what daemons left that died while starting or stopping.
-    ///
-    /// # Errors
-    /// Some is there and cannot be removed.
-    fn remove_others(&mut self, pool: PoolId, keep: SessionId) -> Result<()>;
 }

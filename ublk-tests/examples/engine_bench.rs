@@ -47,10 +47,6 @@ impl StagingStore for NoStore {
         Ok(None)
     }
 
-    fn remove_others(&mut self, _: plica::units::PoolId, _: plica::units::SessionId) -> plica::error::Result<()> {
-        Ok(())
-    }
-
     fn remove(&mut self, _: plica::units::PoolId, _: plica::units::SessionId) -> plica::error::Result<()> {
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! ```
 //! A red seed is shrunk and printed; the exit code is 1 then.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -41,6 +42,7 @@ struct Totals {
     deaths: AtomicU64,
     losses: AtomicU64,
     stop: AtomicBool,
+    marks: Mutex<BTreeMap<&'static str, u64>>,
     red: Mutex<Vec<u64>>,
 }
 
@@ -67,6 +69,7 @@ fn main() -> std::process::ExitCode {
         totals.losses.load(Relaxed),
         *red
     );
+    println!("reached: {:?}", totals.marks.lock().unwrap_or_else(PoisonError::into_inner));
     if red.is_empty() { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
 }
 
@@ -83,6 +86,8 @@ fn work(arguments: &Arguments, next: &AtomicU64, totals: &Totals) {
                 totals.errors.fetch_add(report.bad, Relaxed);
                 totals.deaths.fetch_add(report.machine.daemon_deaths, Relaxed);
                 totals.losses.fetch_add(report.machine.power_losses, Relaxed);
+                let mut marks = totals.marks.lock().unwrap_or_else(PoisonError::into_inner);
+                report.marks.into_iter().for_each(|(name, count)| *marks.entry(name).or_default() += count);
             }
             Err(red) => {
                 if !arguments.keep_going {

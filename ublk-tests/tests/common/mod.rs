@@ -53,11 +53,6 @@ impl StagingStore for Machine {
         Ok(self.0.borrow().get(&(pool, session)).cloned())
     }
 
-    fn remove_others(&mut self, pool: PoolId, keep: SessionId) -> Result<()> {
-        self.0.borrow_mut().retain(|(owner, session), _| *owner != pool || *session == keep);
-        Ok(())
-    }
-
     fn remove(&mut self, pool: PoolId, session: SessionId) -> Result<()> {
         self.0.borrow_mut().remove(&(pool, session));
         Ok(())

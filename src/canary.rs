@@ -1,8 +1,9 @@
 //! Rules of the engine that a test switches off, to show that the simulator notices.
 //!
-//! The switches are of this thread, like everything simulated. Engine code asks [`is_off`] under `cfg(feature = "sim")`
-//! only; no release build has them.
+//! The switches are of one thread, like everything simulated. Without the feature `sim` no rule can be switched off, and
+//! asking costs nothing: [`is_off`] is `false` when compiling.
 
+#[cfg(feature = "sim")]
 use std::cell::Cell;
 
 /// A rule that can be switched off.
@@ -49,19 +50,31 @@ impl Rule {
     ];
 }
 
+#[cfg(feature = "sim")]
 thread_local! {
     static OFF: Cell<Option<Rule>> = const { Cell::new(None) };
 }
 
 /// Whether the rule is switched off on this thread.
+#[cfg(feature = "sim")]
 #[must_use]
 pub fn is_off(rule: Rule) -> bool {
     OFF.get() == Some(rule)
 }
 
+/// Whether the rule is switched off: never.
+#[cfg(not(feature = "sim"))]
+#[must_use]
+#[inline]
+pub const fn is_off(_rule: Rule) -> bool {
+    false
+}
+
 /// A rule that is off as long as this lives.
+#[cfg(feature = "sim")]
 pub struct Canary(());
 
+#[cfg(feature = "sim")]
 impl Canary {
     /// Switches a rule off on this thread.
     #[must_use]
@@ -72,13 +85,14 @@ impl Canary {
     }
 }
 
+#[cfg(feature = "sim")]
 impl Drop for Canary {
     fn drop(&mut self) {
         OFF.set(None);
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sim"))]
 mod tests {
     use super::*;
 
