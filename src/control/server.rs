@@ -111,7 +111,7 @@ async fn accept_all<F>(
         let (handle, connections) = (handle.clone(), connections.clone());
         let task = async move {
             if let Err(error) = connection.serve(&*handle).await {
-                tracing::debug!(%error, "a control connection ended");
+                tracing::warn!(%error, "a control connection ended");
             }
             connections.set(connections.get() - 1);
         };

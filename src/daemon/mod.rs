@@ -30,6 +30,7 @@ use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use sd_notify::NotifyState;
@@ -55,6 +56,9 @@ pub use served::Transport;
 
 /// How long the last answer of the control socket may take to leave.
 const FAREWELL_NS: u64 = 50_000_000;
+/// How often, and how far apart, it is tried to take over from a daemon that ends.
+const NAME_TRIES: u32 = 50;
+const NAME_PAUSE: Duration = Duration::from_millis(20);
 
 /// How a pool is served.
 pub struct ServeOptions {
@@ -154,19 +158,19 @@ fn nbd_socket_path(run_dir: &Path, pool: PoolId) -> PathBuf {
     run_dir.join(format!("{pool}.nbd"))
 }
 
-/// Holds the pool's name in the run directory, as long as the file is open.
+/// Holds the pool's name in the run directory, as long as the file is open. Waits a second for a daemon on its way out.
 fn lock_name(run_dir: &Path, pool: PoolId) -> Result<File> {
     let path = run_dir.join(format!("{pool}.lock"));
     let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let file = file.map_err(|e| Error::io(format!("opening {}", path.display()), e))?;
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        fail!(
-            Busy,
-            "pool {pool}, or a copy of it, is already served by a daemon with run directory {}",
-            run_dir.display()
-        );
+    for _ in 0..NAME_TRIES {
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(file);
+        }
+        std::thread::sleep(NAME_PAUSE);
     }
-    Ok(file)
+    let run_dir = run_dir.display();
+    fail!(Busy, "pool {pool}, or a copy of it, is already served by a daemon with run directory {run_dir}")
 }
 
 /// Closes the pool again when serving cannot begin.

@@ -408,7 +408,7 @@ fn media_that_hold_something_are_refused() {
     File::create_new(&image).unwrap().set_len(64 << 20).unwrap();
     let made = Command::new("/sbin/mkfs.ext4").args(["-q", "-F", &image]).status();
     assert!(made.expect("mkfs.ext4 is needed (package e2fsprogs)").success());
-    place.plica(["create", &image, "--root-key", &key]).failed(1, "an ext filesystem");
+    place.plica(["create", &image, "--root-key", &key]).failed(1, "an ext4 filesystem");
     place.plica(["create", &image, "--root-key", &key, "--size", "128M"]).failed(2, "used whole");
     place.plica(["create", &image, "--root-key", &key, "--force"]).done();
     place.plica(["create", &image, "--root-key", &key]).failed(1, "holds Plica pool");
