@@ -1,0 +1,39 @@
+//! The simulator must notice when a rule of the engine is off: each within a stated number of seeds.
+
+use plica::sim::engine::Engine;
+use plica::sim::{Canary, Plan, Rule, run};
+
+/// The first seed below `seeds` that notices, and what it says.
+fn noticed(rule: Rule, seeds: u64) -> Option<(u64, String)> {
+    (0..seeds).find_map(|seed| {
+        let _canary = Canary::without(rule);
+        let red = run(&Engine::new(), &Plan::of(seed)).err()?;
+        Some((seed, red.violations.join("; ")))
+    })
+}
+
+macro_rules! canaries {
+    ($($name:ident: $rule:ident within $seeds:literal,)+) => {$(
+        #[test]
+        fn $name() {
+            let Some((seed, why)) = noticed(Rule::$rule, $seeds) else {
+                panic!("{:?} off: {} seeds do not notice", Rule::$rule, $seeds);
+            };
+            println!("{:?} off: noticed at seed {seed}: {why}", Rule::$rule);
+        }
+    )+};
+}
+
+canaries! {
+    data_after_pointer: DataBeforePointer within 400,
+    checksum_off: Checksum within 400,
+    slot_reused_before_completion: SlotAfterCompletion within 400,
+    clear_segment_reused_early: ClearBeforeReuse within 400,
+    stale_session_accepted: SessionListed within 400,
+    root_before_flush: FlushBeforeRoot within 400,
+    flush_joins_a_running_one: FlushAfterCompletion within 400,
+    acknowledged_before_published: PublishBeforeAcknowledge within 400,
+    segment_reused_before_settled: SettledBeforeReuse within 400,
+    merge_without_compare: MergeByCompare within 400,
+    staging_not_adopted: Adoption within 400,
+}
