@@ -66,7 +66,6 @@ fn table(title: &str, sample: &[u8], unit: usize) -> Result<()> {
         black_box(len).ok();
     });
     print("lz4 alone", lz4, lz4);
-<<<<<<< HEAD:ublk-tests/examples/codec_speed.rs
     print(
         "hash of so many bytes",
         measure(sample, unit, |plain| {
@@ -74,9 +73,6 @@ fn table(title: &str, sample: &[u8], unit: usize) -> Result<()> {
         }),
         lz4,
     );
-=======
-    print("hash of so many bytes", measure(sample, unit, |plain| _ = black_box(payload_hash(plain))), lz4);
->>>>>>> codec:examples/codec_speed.rs
     let mut encoder = Encoder::new();
     for cipher in [Cipher::Aes256Xts, Cipher::Aes256Gcm] {
         let sealer = sealer(cipher)?;

@@ -14,12 +14,16 @@ pub const CODE_LINES_MAX: usize = 400;
 pub const LAYERS: &[&[&str]] = &[
     &["units", "limits", "error"],
     &["format"],
-    &["buf", "env"],
+    &["buf"],
+    &["staging"],
+    &["env"],
     &["media", "pmem"],
-    &["keys", "codec", "log", "map", "staging"],
+    &["keys", "codec", "log", "map"],
+    &["journal", "cleaner", "core"],
+    &["recovery", "check"],
     &["pool"],
-    &["journal", "cleaner", "recovery", "core", "check"],
     &["frontend", "control", "metrics"],
+    &["daemon"],
     &["cli", "sim"],
 ];
 
