@@ -5,7 +5,7 @@
 //! than chance explains is enough to compress them all. In ordinary data that is the first, after a few bytes.
 //!
 //! **What is missed:** bytes that are evenly distributed and yet repeat, such as the same random block twice in one
-//! fragment, and savings below about 8 %. Both are then stored raw, which is correct, only larger.
+//! fragment, and savings below about 5 %. Both are then stored raw, which is correct, only larger.
 //!
 //! **Why at all.** LZ4 itself speeds up where it finds nothing, but still costs as much as sealing does; zstd costs
 //! three times as much.
@@ -19,8 +19,9 @@ const SPOT_BYTES: usize = 16;
 /// their bytes every time.
 const SPOTS: [usize; 8] = [252, 2520, 692, 2960, 1132, 3400, 1572, 3840];
 /// Chance explains as many equal pairs: 128 bytes have 8128 pairs, of which 1 in 256 is equal, 32 in all, with a
-/// standard deviation of 5.6; this is 5 deviations more.
-const PAIRS_MAX: u32 = 60;
+/// standard deviation of 5.6. This is little more than two deviations above: 1 in 70 random blocks is compressed in
+/// vain, which costs less than the space that a higher bound gives away on data that hardly compresses.
+const PAIRS_MAX: u32 = 44;
 
 const _: () = assert!(SPOTS.len() * SPOT_BYTES == 128);
 
@@ -51,18 +52,18 @@ mod tests {
     use crate::codec::testing::noise;
 
     #[test]
-    fn noise_looks_like_noise() {
-        for seed in 0..500 {
-            for blocks in [1, 4] {
-                assert!(looks_like_noise(&noise(blocks * BLOCK_BYTES, seed)), "seed {seed}, {blocks} blocks");
-            }
-        }
+    fn noise_nearly_always_looks_like_noise() {
+        let noticed = (0..1000).filter(|&seed| looks_like_noise(&noise(BLOCK_BYTES, seed))).count();
+        assert!(noticed > 960, "{noticed} of 1000");
+        let noticed = (0..1000).filter(|&seed| looks_like_noise(&noise(4 * BLOCK_BYTES, seed))).count();
+        assert!(noticed > 900, "{noticed} of 1000 with four blocks");
     }
 
     #[test]
     fn one_block_that_compresses_is_enough() {
+        let seed = (0..).find(|&seed| looks_like_noise(&noise(4 * BLOCK_BYTES, seed))).unwrap();
         for at in 0..4 {
-            let mut plain = noise(4 * BLOCK_BYTES, 1);
+            let mut plain = noise(4 * BLOCK_BYTES, seed);
             plain[at * BLOCK_BYTES..][..BLOCK_BYTES].fill(b'x');
             assert!(!looks_like_noise(&plain), "block {at}");
         }
