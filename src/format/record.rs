@@ -250,11 +250,7 @@ impl RecordHeader {
     /// [`crate::error::ErrorKind::Corrupt`] when they do not belong together.
     pub fn verify(&self, check: u64, payload_hash: u64, place: &Place) -> Result<()> {
         let expected = self.check(payload_hash, place);
-        if check == expected || crate::canary::is_off(crate::canary::Rule::Checksum) {
-            Ok(())
-        } else {
-            Err(Error::corrupt("record", "check", expected, check))
-        }
+        if check == expected || crate::canary::is_off(crate::canary::Rule::Checksum) { Ok(()) } else { Err(Error::corrupt("record", "check", expected, check)) }
     }
 
     /// Bytes that the record takes in a batch.

@@ -30,8 +30,8 @@ pub mod trace;
 pub mod workload;
 pub mod world;
 
-pub use crate::canary::{Canary, Rule};
 pub use backend::SimBackend;
+pub use crate::canary::{Canary, Rule};
 pub use death::{Death, Point};
 pub use fault::{Fault, FaultKind};
 pub use machine::{Latency, Machine};
