@@ -303,7 +303,7 @@ fn only_one_daemon_serves_a_pool() {
     let other = place.memory.path().join("other");
     let key = place.key();
     let args = ["serve", &place.pool(), "--root-key", &key, "--transport", "nbd", "--run-dir", other.to_str().unwrap()];
-    place.plica(args).failed(1, "in use by another process");
+    place.plica(args).failed(1, "already in use by");
     // without the run directory there is no daemon to be found, but the pool is not touched
     let args = ["namespace", "create", &place.pool(), "x", "--size", "1M", "--root-key", &key, "--run-dir"];
     place.plica(args.into_iter().chain([other.to_str().unwrap()])).failed(1, "--run-dir");
