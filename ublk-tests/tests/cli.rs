@@ -1,8 +1,6 @@
 //! The `plica` program as people use it: pools in files, served over NBD, killed, copied, damaged; and what it says and
 //! exits with.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 #[path = "common/program.rs"]
 mod program;
 
