@@ -229,7 +229,7 @@ mod tests {
         let server = ControlServer::start(&env, &path, answer).unwrap();
         let clients = std::thread::spawn(move || {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| clients(&at)));
-            drop(over.send(()));
+            assert!(over.send(()).is_ok(), "somebody waits for the end");
             result
         });
         executor.run(async move {

@@ -166,7 +166,7 @@ pub fn stray_unsafe(sources: &[Source]) -> Vec<String> {
     for source in sources.iter().filter(|s| !UNSAFE_FILES.iter().any(|(path, _)| *path == s.path)) {
         for (index, line) in source.code.iter().enumerate() {
             // put together here, so that this line is not one of them
-            if ["{", "impl", "fn", "extern"].iter().any(|what| line.contains(&format!("unsafe {what}"))) {
+            if ["{", "impl", "fn", "extern"].iter().any(|what| line.contains(&["unsafe", what].join(" "))) {
                 wrong.push(format!("{}:{}: unsafe", source.path, index + 1));
             }
         }
