@@ -25,8 +25,6 @@ pub enum Rule {
     FlushAfterCompletion,
     /// Section 4: records are published before they are acknowledged.
     PublishBeforeAcknowledge,
-    /// Rule 6.3: what emptied a segment is settled before it is reopened.
-    SettledBeforeReuse,
     /// I8: a sub-block write is appended only if the block is still what was merged.
     MergeByCompare,
     /// Section 4: slots of a dead daemon are adopted.
@@ -35,7 +33,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::DataBeforePointer,
         Self::Checksum,
         Self::SlotAfterCompletion,
@@ -44,7 +42,6 @@ impl Rule {
         Self::FlushBeforeRoot,
         Self::FlushAfterCompletion,
         Self::PublishBeforeAcknowledge,
-        Self::SettledBeforeReuse,
         Self::MergeByCompare,
         Self::Adoption,
     ];

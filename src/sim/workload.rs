@@ -50,6 +50,21 @@ impl Habits {
         }
     }
 
+    /// Small writes, each soon flushed: many small batches, some of which a loss of power takes from between others.
+    #[must_use]
+    pub fn commits(rng: &mut Rng) -> Self {
+        Self {
+            clients: rng.usize(1..=4),
+            requests: [1..6, 4..24][rng.usize(0..2)].clone(),
+            weights: [[1, 8, 6, 1, 0], [0, 8, 2, 0, 0]][rng.usize(0..2)],
+            fua_of_8: rng.u8(0..6),
+            hot_of_8: 4,
+            blocks_max: 1,
+            pause_ns: [0, 20_000_000][rng.usize(0..2)],
+            sectors_only: false,
+        }
+    }
+
     /// A little of everything.
     #[must_use]
     pub fn mixed(rng: &mut Rng) -> Self {

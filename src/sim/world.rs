@@ -67,13 +67,17 @@ impl Plan {
                 flavour: rng.u64(..),
             })
             .collect();
-        let churn = rng.u8(0..6) == 0;
+        let (pool_mib, lives, habits) = match rng.u8(0..6) {
+            0 => (rng.u64(20..=28), rng.u32(1..=6), Habits::churn(&mut rng)),
+            1 | 2 => (rng.u64(24..=32), rng.u32(4..=16), Habits::commits(&mut rng)),
+            _ => (rng.u64(24..=64), rng.u32(1..=8), Habits::mixed(&mut rng)),
+        };
         Self {
             seed,
-            pool_bytes: if churn { rng.u64(20..=28) << 20 } else { rng.u64(24..=64) << 20 },
+            pool_bytes: pool_mib << 20,
             namespaces,
-            lives: rng.u32(1..=6),
-            habits: if churn { Habits::churn(&mut rng) } else { Habits::mixed(&mut rng) },
+            lives,
+            habits,
             tolerance: Tolerance::NoSpace,
             verbose: false,
         }
@@ -348,14 +352,16 @@ impl<'a> World<'a> {
         lock(&self.hosts).forget_requests();
     }
 
-    /// Plans a death at some point of the coming life, more often early than late.
+    /// Plans a death at some point of the coming life, more often early than late: a third of them while it recovers.
     fn plan_death(&mut self, death: &Death) {
-        if self.rng.u8(0..8) == 0 {
-            return;
-        }
-        let point = Point::ALL[self.rng.usize(0..Point::ALL.len())];
-        let magnitude = self.rng.u32(0..14);
-        let nth = self.rng.u64(1..=1 << magnitude);
+        let (point, nth) = match self.rng.u8(0..9) {
+            0 => return,
+            1..=3 => ([Point::Submit, Point::Complete][self.rng.usize(0..2)], self.rng.u64(1..=64)),
+            _ => {
+                let magnitude = self.rng.u32(0..14);
+                (Point::ALL[self.rng.usize(0..Point::ALL.len())], self.rng.u64(1..=1 << magnitude))
+            }
+        };
         death.plan(point, nth, self.rng.usize(0..=1024));
     }
 
