@@ -242,7 +242,7 @@ mod tests {
 
     async fn answer(request: Request) -> Result<Answer> {
         match request.command {
-            Command::Status => Ok(Answer::Done),
+            Command::Hello | Command::Status => Ok(Answer::Done),
             Command::NamespaceServe { name } => fail!(NotFound, "no {name}"),
             _ => Ok(Answer::Namespaces(Vec::new())),
         }

@@ -169,6 +169,9 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the daemon: {:?}", self.child.try_wait());
+        }
         // a test that failed must not leave it behind; one that ended has nothing to kill
         let _ = self.child.kill();
         let _ = self.child.wait();
