@@ -10,6 +10,8 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
+
 use program::{BLOCK, Ended, Place, plica, read, sample, write};
 
 #[test]
