@@ -107,8 +107,8 @@ pub(super) fn refusals(place: &Place) -> Result<()> {
     let other_key = place.path("other.key");
     pool.plica(["key", "generate"])?.arg(&other_key).ok()?;
     let again = || -> Result<_> { Ok(pool.plica(["serve"])?.arg(pool.path()).limit(60)) };
-    let create = pool.plica(["create"])?.arg(pool.path()).args(["--size", "1G", "--root-key"]).arg(pool.key());
-    let device_as_pool = pool.plica(["create"])?.arg(&device).args(["--size", "128M", "--root-key"]).arg(pool.key());
+    let create = pool.plica(["create"])?.arg(pool.path()).arg("--root-key").arg(pool.key());
+    let device_as_pool = pool.plica(["create"])?.arg(&device).arg("--root-key").arg(pool.key());
     let cases = [
         ("a second daemon", again()?.arg("--root-key").arg(pool.key())),
         ("creating over a served pool", create.arg("--force")),
