@@ -47,9 +47,14 @@ impl Served {
     }
 
     fn fio(&self, jobs: &str) -> Cmd {
-        let all = "--ioengine=nbd --verify=crc32c --verify_fatal=1 --buffer_compress_percentage=50 --refill_buffers \
+        let all = "--verify=crc32c --verify_fatal=1 --buffer_compress_percentage=50 --refill_buffers \
                    --randrepeat=0 --verify_state_save=0";
-        sh(format!("cd {}; fio '--uri={}' {all} {jobs}", self.directory.path().display(), self.uri("data"))).limit(300)
+        sh(format!(
+            "cd {}; fio --ioengine=nbd '--uri={}' {all} {jobs}",
+            self.directory.path().display(),
+            self.uri("data")
+        ))
+        .limit(300)
     }
 }
 
