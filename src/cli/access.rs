@@ -41,10 +41,14 @@ impl Daemon {
 pub(super) fn access(args: &PoolArgs) -> Result<Access, Failure> {
     let peek = peek(&args.pool)?;
     let path = socket_path(&args.run_dir, peek.superblock.pool);
-    Ok(match ControlClient::connect(&path)? {
-        Some(client) => Access::Served(Daemon { client, peek }),
-        None => Access::Idle(peek),
-    })
+    let Some(client) = ControlClient::connect(&path)? else { return Ok(Access::Idle(peek)) };
+    let mut daemon = Daemon { client, peek };
+    // the kernel keeps the socket of a killed daemon open until it has ended the daemon's I/O
+    match daemon.ask(Command::Hello) {
+        Ok(_) => Ok(Access::Served(daemon)),
+        Err(error) if error.kind() == ErrorKind::Shutdown => Ok(Access::Idle(daemon.peek)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The error for an answer that does not belong to the command.

@@ -43,22 +43,27 @@ impl ControlClient {
     /// Asks, and waits for the answer.
     ///
     /// # Errors
-    /// The daemon's own, with its kind; or [`ErrorKind::Io`] when it cannot be reached any more.
+    /// The daemon's own, with its kind; [`ErrorKind::Shutdown`] when it ended before it answered, [`ErrorKind::Io`] when
+    /// it does not answer.
     pub fn ask(&mut self, request: &Request) -> Result<Answer> {
         let shown = self.path.display();
         let line = encode_request(request)?;
-        self.stream.get_mut().write_all(&line).map_err(|e| Error::io(format!("asking the daemon at {shown}"), e))?;
-        let mut reply = Vec::new();
-        let bounded = &mut (&mut self.stream).take(REPLY_BYTES_MAX as u64);
-        bounded.read_until(b'\n', &mut reply).map_err(|e| {
-            let within = ANSWER_WAIT.as_secs();
+        let failed = |e: io::Error| {
+            if matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) {
+                return Error::new(ErrorKind::Shutdown, format!("the daemon at {shown} has ended"));
+            }
             if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+                let within = ANSWER_WAIT.as_secs();
                 return Error::new(ErrorKind::Io, format!("the daemon at {shown} gave no answer within {within} s"));
             }
-            Error::io(format!("waiting for the daemon at {shown}"), e)
-        })?;
+            Error::io(format!("asking the daemon at {shown}"), e)
+        };
+        self.stream.get_mut().write_all(&line).map_err(failed)?;
+        let mut reply = Vec::new();
+        let bounded = &mut (&mut self.stream).take(REPLY_BYTES_MAX as u64);
+        bounded.read_until(b'\n', &mut reply).map_err(failed)?;
         let Some(line) = reply.strip_suffix(b"\n") else {
-            fail!(Io, "the daemon at {shown} broke the connection off before it answered");
+            fail!(Shutdown, "the daemon at {shown} ended before it answered");
         };
         decode_reply(line)
     }

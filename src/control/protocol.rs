@@ -25,6 +25,8 @@ pub const REPLY_BYTES_MAX: usize = 2 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Command {
+    /// Say that the daemon is alive and serves the pool that is meant.
+    Hello,
     /// Counters and what is served.
     Status,
     /// The namespaces of the pool.
@@ -312,6 +314,7 @@ mod tests {
     fn requests_and_replies_come_back_as_they_went() {
         let name = || "db".to_owned();
         for command in [
+            Command::Hello,
             Command::Status,
             Command::NamespaceList,
             Command::NamespaceCreate(info("db")),

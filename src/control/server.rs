@@ -201,3 +201,141 @@ impl Connection {
         Ok((buf, bytes))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::super::protocol::{Command, Medium};
+    use super::*;
+    use crate::control::ControlClient;
+    use crate::env::executor::Fifo;
+    use crate::env::{Executor, Reactor, Rng, mailbox};
+    use crate::media::UringBackend;
+
+    const MEDIUM: Medium = Medium { device: 1, inode: 2 };
+
+    /// Serves at a path, on this thread, while `clients` runs on another.
+    fn with_server(clients: impl FnOnce(&Path) + Send + 'static) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        let reactor = Reactor::new(Box::new(UringBackend::new().unwrap()));
+        let mut executor = Executor::new(reactor.clone(), Box::new(Fifo::default()));
+        let env = Env::new(executor.spawner(), reactor, Rng::Kernel);
+        let (over, ended) = mailbox();
+        let at = path.clone();
+        let server = ControlServer::start(&env, &path, answer).unwrap();
+        let clients = std::thread::spawn(move || {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| clients(&at)));
+            assert!(over.send(()).is_ok(), "somebody waits for the end");
+            result
+        });
+        executor.run(async move {
+            ended.receive(&mut Vec::new()).await;
+            drop(server);
+        });
+        clients.join().unwrap().unwrap();
+        assert!(!path.exists(), "the socket goes with the server");
+    }
+
+    async fn answer(request: Request) -> Result<Answer> {
+        match request.command {
+            Command::Hello | Command::Status => Ok(Answer::Done),
+            Command::NamespaceServe { name } => fail!(NotFound, "no {name}"),
+            _ => Ok(Answer::Namespaces(Vec::new())),
+        }
+    }
+
+    fn ask(path: &Path, command: Command) -> Result<Answer> {
+        ControlClient::connect(path).unwrap().expect("it listens").ask(&Request::new(MEDIUM, command))
+    }
+
+    /// Sends bytes as they are, and gives all that comes back.
+    fn send(path: &Path, bytes: &[u8]) -> String {
+        let mut stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        // a server that has had enough closes before it has read everything
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut reply = Vec::new();
+        let _ = stream.read_to_end(&mut reply);
+        String::from_utf8(reply).unwrap()
+    }
+
+    #[test]
+    fn commands_are_answered_in_order_on_one_connection() {
+        with_server(|path| {
+            let mut client = ControlClient::connect(path).unwrap().unwrap();
+            for _ in 0..100 {
+                assert_eq!(client.ask(&Request::new(MEDIUM, Command::Status)).unwrap(), Answer::Done);
+                let serve = Command::NamespaceServe { name: "db".to_owned() };
+                let error = client.ask(&Request::new(MEDIUM, serve)).unwrap_err();
+                assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::NotFound, "no db"));
+            }
+            // two in one packet
+            let status = super::super::protocol::encode_request(&Request::new(MEDIUM, Command::Status)).unwrap();
+            assert_eq!(send(path, &status.repeat(2)).lines().count(), 2);
+        });
+    }
+
+    #[test]
+    fn hostile_clients_are_told_and_left() {
+        with_server(|path| {
+            assert!(send(path, b"GET / HTTP/1.1\r\n\r\n").contains("not understood"));
+            assert!(send(path, b"\n").contains("not understood"));
+            assert!(send(path, br#"{"version":7}"#).is_empty(), "half a line is no message");
+            assert!(send(path, b"{\"version\":7}\n").contains("version 7"));
+            assert!(send(path, &[0xff; 64]).is_empty());
+            send(path, &vec![b'x'; 4 * REQUEST_BYTES_MAX]);
+            assert_eq!(ask(path, Command::Status).unwrap(), Answer::Done, "it is still there");
+        });
+    }
+
+    #[test]
+    fn a_message_in_pieces_is_put_together() {
+        with_server(|path| {
+            let line = super::super::protocol::encode_request(&Request::new(MEDIUM, Command::Status)).unwrap();
+            let mut stream = UnixStream::connect(path).unwrap();
+            for piece in line.chunks(7) {
+                stream.write_all(piece).unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let mut reply = String::new();
+            BufReader::new(stream).read_line(&mut reply).unwrap();
+            assert!(reply.contains("\"done\""), "{reply}");
+        });
+    }
+
+    #[test]
+    fn connections_are_bounded_and_come_free() {
+        with_server(|path| {
+            let idle: Vec<_> = (0..CONNECTIONS_MAX).map(|_| UnixStream::connect(path).unwrap()).collect();
+            let mut tries = 0;
+            while ask(path, Command::Status).is_ok() {
+                tries += 1;
+                assert!(tries < 1000, "{CONNECTIONS_MAX} others are connected");
+            }
+            drop(idle);
+            tries = 0;
+            while ask(path, Command::Status).is_err() {
+                tries += 1;
+                assert!(tries < 1000, "all others have gone");
+            }
+        });
+    }
+
+    #[test]
+    fn nobody_listening_is_no_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        assert!(ControlClient::connect(&path).unwrap().is_none());
+        drop(bind_socket(&path).unwrap());
+        assert!(path.exists(), "left by a daemon that was killed");
+        assert!(ControlClient::connect(&path).unwrap().is_none());
+        let _listening = bind_socket(&path).expect("it is replaced");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(ControlClient::connect(&path).unwrap().is_some());
+    }
+}

@@ -31,8 +31,8 @@ use crate::log::segments::SummaryState;
 use crate::log::{SegmentState, StreamKind};
 use crate::units::{Lba, NamespaceId, OpNo, SegmentId};
 
-/// Segments kept announced, at most; small pools keep an eighth of their segments.
-const ANNOUNCED_TARGET: usize = 64;
+/// Segments kept announced, at most (recovery reads them all); small pools keep an eighth of their segments.
+const ANNOUNCED_TARGET: usize = 24;
 /// How often the lifetime counters are made durable while the host writes.
 const COUNTER_ROOT_NS: u64 = 5_000_000_000;
 /// Map changes that may be replayed at least and at most (rule 6.2).

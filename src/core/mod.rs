@@ -11,7 +11,7 @@
 //! **Invariants.** All of I1–I12; each file cites those it upholds. Mutable state is in one [`State`] that is borrowed
 //! only between awaits.
 //!
-//! **Failure.** A failed flush or metadata write latches the pool read-only ([`latch`], I11); a fragment that does not
+//! **Failure.** A failed flush or metadata write latches the pool read-only (`latch`, I11); a fragment that does not
 //! verify is an error for its LBAs alone (I5).
 //!
 //! **Not here:** opening and recovery (`recovery`, `pool`), protocols (`frontend`).

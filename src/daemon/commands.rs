@@ -20,6 +20,7 @@ impl Daemon {
             );
         }
         match request.command {
+            Command::Hello => Ok(Answer::Done),
             Command::Status => Ok(Answer::Status(Box::new(self.report()))),
             Command::NamespaceList => Ok(Answer::Namespaces(self.infos())),
             Command::NamespaceCreate(info) => self.create_namespace(&info).await,

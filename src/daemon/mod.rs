@@ -10,7 +10,7 @@
 //! (recovery), listen for commands, serve. Stop: front ends first (they finish what is under way), then the pool.
 //!
 //! **Invariants.** Only one daemon a pool: the medium's lock; only one a pool id and run directory: a copy of a pool has
-//! its own staging memory but would take over the sockets. Changes are made one at a time ([`gate`]).
+//! its own staging memory but would take over the sockets. Changes are made one at a time (`gate`).
 //!
 //! **Failure.** What keeps it from starting is an error, and nothing is served. A front end that fails later is its own
 //! affair; a pool that fails latches read-only and goes on serving reads.

@@ -94,7 +94,7 @@ pub trait Order {
     fn pick(&mut self, ready: usize) -> Option<usize>;
 }
 
-/// First come, first served; looks at I/O after every [`Fifo::BURST`] tasks.
+/// First come, first served; looks at I/O after a burst of tasks.
 #[derive(Default)]
 pub struct Fifo(u32);
 

@@ -52,7 +52,7 @@ struct Inner {
 }
 
 impl Region {
-    /// Over a mapped file of exactly [`REGION_BYTES`].
+    /// Over a mapped file of exactly `REGION_BYTES`.
     #[must_use]
     pub fn mapped(mut map: MmapMut) -> Self {
         assert_eq!(map.len(), REGION_BYTES, "a staging file has one size");

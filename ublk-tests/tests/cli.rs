@@ -1,217 +1,18 @@
 //! The `plica` program as people use it: pools in files, served over NBD, killed, copied, damaged; and what it says and
 //! exits with.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#[path = "common/program.rs"]
+mod program;
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-const BLOCK: u64 = 4096;
-
-/// The program, built when it is not up to date.
-fn plica() -> PathBuf {
-    ublk_tests::binaries::build_plica().unwrap()
-}
-
-/// Files of one test: a key, a pool, a run directory in memory.
-struct Place {
-    files: tempfile::TempDir,
-    memory: tempfile::TempDir,
-}
-
-/// How a command ended.
-struct Ended {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-/// A daemon in the background.
-struct Daemon {
-    child: Child,
-    served: Vec<String>,
-}
-
-impl Ended {
-    fn of(output: Output) -> Self {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Self { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
-    }
-
-    /// The command did what it was told.
-    #[track_caller]
-    fn done(self) -> String {
-        assert_eq!(self.code, 0, "{}", self.err);
-        self.out
-    }
-
-    /// It did not, with this exit code, and said so.
-    #[track_caller]
-    fn failed(self, code: i32, says: &str) {
-        assert_eq!(self.code, code, "{}", self.err);
-        assert!(self.err.contains(says), "expected {says:?} in {:?}", self.err);
-        assert!(!self.err.contains("panicked"), "{}", self.err);
-    }
-}
-
-impl Place {
-    fn new() -> Self {
-        let memory = Path::new("/dev/shm");
-        let memory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        let place = Self { files: tempfile::tempdir().unwrap(), memory: memory.unwrap() };
-        place.plica(["key", "generate", &place.key()]).done();
-        place
-    }
-
-    fn with_pool() -> Self {
-        let place = Self::new();
-        place.plica(["create", &place.pool(), "--size", "96M", "--root-key", &place.key()]).done();
-        place
-    }
-
-    /// A pool with one namespace, `db`.
-    fn with_namespace() -> Self {
-        let place = Self::with_pool();
-        place.on_pool("namespace create", ["db", "--size", "256M", "--root-key", &place.key()]).done();
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.files.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-
-    fn key(&self) -> String {
-        self.text("key")
-    }
-
-    fn pool(&self) -> String {
-        self.text("pool")
-    }
-
-    fn run_dir(&self) -> PathBuf {
-        self.memory.path().join("run")
-    }
-
-    fn plica<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Ended {
-        Ended::of(Command::new(plica()).args(args).stdin(Stdio::null()).output().unwrap())
-    }
-
-    /// `plica WORDS POOL ARGS --run-dir …`.
-    fn on_pool<'a>(&self, words: &str, args: impl IntoIterator<Item = &'a str>) -> Ended {
-        self.on(&self.pool(), words, args)
-    }
-
-    fn on<'a>(&self, pool: &str, words: &str, args: impl IntoIterator<Item = &'a str>) -> Ended {
-        let mut command = Command::new(plica());
-        command.args(words.split(' ')).arg(pool).args(args).arg("--run-dir").arg(self.run_dir());
-        Ended::of(command.stdin(Stdio::null()).output().unwrap())
-    }
-
-    fn serving(&self, pool: &str) -> Command {
-        let mut command = Command::new(plica());
-        command.args(["serve", pool, "--root-key", &self.key(), "--transport", "nbd"]);
-        command.arg("--run-dir").arg(self.run_dir()).stdin(Stdio::null());
-        command
-    }
-
-    fn serve(&self) -> Daemon {
-        let mut child = self.serving(&self.pool()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut served = Vec::new();
-        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-            let line = line.unwrap();
-            if line == "ready" {
-                return Daemon { child, served };
-            }
-            served.push(line);
-        }
-        panic!("plica serve ended: {:?}", child.wait().unwrap());
-    }
-
-    /// Serves, and expects that to fail.
-    fn serve_fails(&self, pool: &str, says: &str) {
-        Ended::of(self.serving(pool).output().unwrap()).failed(1, says);
-    }
-
-    fn status(&self) -> Value {
-        serde_json::from_str(&self.on_pool("status", ["--json"]).done()).unwrap()
-    }
-
-    fn staging_files(&self) -> Vec<PathBuf> {
-        let entries = self.run_dir().read_dir().unwrap().map(|entry| entry.unwrap().path());
-        entries.filter(|path| path.extension().is_some_and(|extension| extension == "staging")).collect()
-    }
-}
-
-impl Daemon {
-    /// The URI of the only namespace.
-    fn uri(&self) -> &str {
-        let [line] = self.served.as_slice() else { panic!("{:?}", self.served) };
-        line.split(' ').nth(3).unwrap()
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn terminate(mut self) -> i32 {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        self.child.wait().unwrap().code().unwrap_or(-1)
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // a test that failed must not leave it behind; one that ended has nothing to kill
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Bytes that compress to about half.
-fn sample(len: usize, seed: u8) -> Vec<u8> {
-    let mut state = u32::from(seed) + 1;
-    let mut bytes = vec![seed; len];
-    for chunk in bytes.chunks_mut(16) {
-        for byte in chunk.iter_mut().take(8) {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            *byte = state.to_le_bytes()[3];
-        }
-    }
-    bytes
-}
-
-/// Copies with nbdcopy, which flushes at the end only if told to.
-fn nbdcopy(args: &[&str]) {
-    let output = Command::new("nbdcopy").args(args).output().expect("nbdcopy is needed (package libnbd-bin)");
-    assert!(output.status.success(), "nbdcopy {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn write(place: &Place, uri: &str, bytes: &[u8]) {
-    let file = place.text("written");
-    std::fs::write(&file, bytes).unwrap();
-    nbdcopy(&["--destination-is-zero", &file, uri]);
-}
-
-/// The first `len` bytes of an export.
-fn read(place: &Place, uri: &str, len: usize) -> Vec<u8> {
-    let file = place.text("read");
-    nbdcopy(&[uri, &file]);
-    let mut bytes = std::fs::read(&file).unwrap();
-    assert!(bytes[len..].iter().all(|byte| *byte == 0), "nothing was written behind");
-    bytes.truncate(len);
-    bytes
-}
+use program::{BLOCK, Ended, Place, plica, read, sample, write};
 
 #[test]
 fn what_was_acknowledged_is_there_after_a_kill_and_after_a_stop() {
@@ -303,7 +104,7 @@ fn only_one_daemon_serves_a_pool() {
     let other = place.memory.path().join("other");
     let key = place.key();
     let args = ["serve", &place.pool(), "--root-key", &key, "--transport", "nbd", "--run-dir", other.to_str().unwrap()];
-    place.plica(args).failed(1, "in use by another process");
+    place.plica(args).failed(1, "already in use by");
     // without the run directory there is no daemon to be found, but the pool is not touched
     let args = ["namespace", "create", &place.pool(), "x", "--size", "1M", "--root-key", &key, "--run-dir"];
     place.plica(args.into_iter().chain([other.to_str().unwrap()])).failed(1, "--run-dir");
@@ -489,7 +290,7 @@ fn a_run_directory_that_is_too_small_or_open_to_others_is_refused() {
     let left = place.staging_files();
     rustix::mount::unmount(&run, rustix::mount::UnmountFlags::DETACH).unwrap();
     output.failed(1, "no room in");
-    assert_eq!(left, Vec::<PathBuf>::new());
+    assert_eq!(left, [PathBuf::new(); 0]);
     assert_eq!(place.serve().terminate(), 0, "the pool is unharmed");
 }
 
