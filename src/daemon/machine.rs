@@ -120,7 +120,10 @@ fn parse_uuid(text: &str) -> Option<[u8; 16]> {
 ///
 /// The standard library's clock: that of `rustix` panics where the kernel's vDSO has no `getcpu` (User-Mode Linux).
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "a time for people, in the daemon; nothing under the simulator asks for it")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a time for people, in the daemon; nothing under the simulator asks for it"
+)]
 pub fn unix_now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
