@@ -76,15 +76,15 @@ impl Pool {
         Self { path: path.into(), directory: directory.into() }
     }
 
-    /// Makes a root key, the pool and its namespaces.
+    /// Makes a root key, the pool and its namespaces; `size` of a new file, none for a device.
     ///
     /// # Errors
     /// What `plica` says.
-    pub fn create(&self, size: &str, namespaces: &[Namespace<'_>]) -> Result<()> {
+    pub fn create(&self, size: Option<&str>, namespaces: &[Namespace<'_>]) -> Result<()> {
         fs::create_dir_all(&self.directory).map_err(Failure::io(self.directory.display()))?;
         self.plica(["key", "generate"])?.arg(self.key()).ok()?;
-        let create = self.plica(["create"])?.arg(&self.path).args(["--size", size, "--root-key"]);
-        create.arg(self.key()).ok()?;
+        let create = self.plica(["create"])?.arg(&self.path).arg("--root-key").arg(self.key());
+        create.args(size.map(|size| ["--size", size]).into_iter().flatten()).ok()?;
         namespaces.iter().try_for_each(|namespace| self.create_namespace(namespace))
     }
 

@@ -68,7 +68,7 @@ impl Place {
     /// What `plica` says.
     pub fn pool(&self, size: &str, namespaces: &[Namespace<'_>]) -> Result<Pool> {
         let pool = Pool::at(self.path("pool"), self.path("pool.d"));
-        pool.create(size, namespaces)?;
+        pool.create(Some(size), namespaces)?;
         Ok(pool)
     }
 

@@ -21,7 +21,7 @@ impl Served {
         binaries::build_plica().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let pool = Pool::at(directory.path().join("pool"), directory.path().join("pool.d"));
-        pool.create("2G", namespaces).unwrap();
+        pool.create(Some("2G"), namespaces).unwrap();
         let daemon = pool.serve(Transport::Nbd, names).unwrap();
         Self { directory, pool, daemon }
     }

@@ -39,7 +39,7 @@ fn command(args: &[&str]) -> Result<()> {
             let plan = plan(seed, blocks)?;
             let pool = Pool::at(*pool, *directory);
             if *rest == ["create"] {
-                pool.create(POOL_SIZE, &[Namespace::new("data", "512M")])?;
+                pool.create(None, &[Namespace::new("data", "512M")])?;
                 keep_key(directory)?;
             }
             let (_daemon, device) = scenario::serve(&pool)?;
@@ -55,7 +55,7 @@ fn command(args: &[&str]) -> Result<()> {
             let pool = Pool::at(*pool, *directory);
             let create = *rest == ["create"];
             if create {
-                pool.create(POOL_SIZE, &[Namespace::new("data", "1G").option("--unit", "8K")])?;
+                pool.create(None, &[Namespace::new("data", "1G").option("--unit", "8K")])?;
                 keep_key(directory)?;
             }
             let (_daemon, device) = scenario::serve(&pool)?;
@@ -92,9 +92,6 @@ fn command(args: &[&str]) -> Result<()> {
         _ => Err(Failure::new("unknown command; see the head of its source")),
     }
 }
-
-/// Leaves a disk of 2 GiB some room to spare.
-const POOL_SIZE: &str = "2040M";
 
 /// The root key is a file of the host, seen through the guest's page cache: it must be there after the power cut.
 fn keep_key(directory: &str) -> Result<()> {

@@ -103,16 +103,17 @@ pub(super) fn mounted(place: &Place) -> Result<()> {
 /// What must be refused while a pool is served, with status 1 and a word of why, and harms nobody.
 pub(super) fn refusals(place: &Place) -> Result<()> {
     let (pool, mut daemon, device) = place.served(&Namespace::new("data", "256M"))?;
-    let load = fio(&device, "--name=l --rw=randwrite --bs=4k --iodepth=4 --size=16M").start()?;
+    sh(format!("mkfs.ext4 -q {}", device.display())).ok()?;
+    let load = fio(&device, "--name=l --rw=randwrite --bs=4k --iodepth=4 --offset=128M --size=16M").start()?;
     let other_key = place.path("other.key");
     pool.plica(["key", "generate"])?.arg(&other_key).ok()?;
     let again = || -> Result<_> { Ok(pool.plica(["serve"])?.arg(pool.path()).limit(60)) };
-    let create = pool.plica(["create"])?.arg(pool.path()).args(["--size", "1G", "--root-key"]).arg(pool.key());
-    let device_as_pool = pool.plica(["create"])?.arg(&device).args(["--size", "128M", "--root-key"]).arg(pool.key());
+    let create = pool.plica(["create"])?.arg(pool.path()).arg("--root-key").arg(pool.key());
+    let over_filesystem = pool.plica(["create"])?.arg(&device).arg("--root-key").arg(pool.key());
     let cases = [
         ("a second daemon", again()?.arg("--root-key").arg(pool.key())),
         ("creating over a served pool", create.arg("--force")),
-        ("a pool on its own device", device_as_pool),
+        ("creating over a filesystem", over_filesystem),
     ];
     for (what, command) in cases {
         let output = command.run()?;
