@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::Core;
 use super::room::Purpose;
 use super::state::gone;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::Location;
 use crate::format::leaf::{LEAF_BYTES, decode_leaf, encode_leaf};
 use crate::format::record::{RecordBody, RecordHeader, record_bytes};
@@ -167,13 +167,18 @@ impl Core {
             while let Some(leaves) = self.next_uncounted(id, &mut next) {
                 let tasks = leaves.into_iter().map(|leaf| {
                     let core = self.clone();
-                    self.env.spawner.spawn(async move { core.load_leaf(id, leaf).await })
+                    // not just loaded by somebody, perhaps in vain: known
+                    let range = LbaRange { start: first_lba(leaf), count: 1 };
+                    self.env.spawner.spawn(async move { core.know(id, range).await })
                 });
+                // all of them end: a task that is dropped on its way leaves its leaf, buffer and pin behind
+                let mut failed = None;
                 for task in tasks.collect::<Vec<_>>() {
-                    if let Err(error) = task.await {
-                        tracing::error!("usage cannot be counted, so no space is reused: {error}");
-                        return;
-                    }
+                    failed = task.await.err().filter(|e| e.kind() != ErrorKind::NotFound).or(failed);
+                }
+                if let Some(error) = failed {
+                    tracing::error!("usage cannot be counted, so no space is reused: {error}");
+                    return;
                 }
             }
         }

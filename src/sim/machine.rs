@@ -101,6 +101,7 @@ pub struct Machine {
     /// By the time they end, then by order of submission.
     in_flight: BTreeMap<(u64, u64), InFlight>,
     submitted: u64,
+    flush_failed: bool,
     rng: Rng,
 }
 
@@ -119,6 +120,7 @@ impl Machine {
             media: Vec::new(),
             in_flight: BTreeMap::new(),
             submitted: 0,
+            flush_failed: false,
             rng,
         }
     }
@@ -138,6 +140,11 @@ impl Machine {
     pub fn violation(&mut self, what: String) {
         self.trace.note(format_args!("VIOLATION {what}"));
         self.violations.push(what);
+    }
+
+    /// Whether a flush failed since the last call.
+    pub fn take_flush_failed(&mut self) -> bool {
+        std::mem::take(&mut self.flush_failed)
     }
 
     /// When the next operation ends.
@@ -212,6 +219,7 @@ impl Machine {
             Op::Write { file, offset, buf, len } => self.end_write(file, offset, buf, len, fault),
             Op::Flush { file } => {
                 if fault.is_some() {
+                    self.flush_failed = true;
                     self.media[file.0].flush_failed(mark, &mut self.rng);
                     return failed("the simulated medium failed to flush", ErrorKind::Io, None);
                 }

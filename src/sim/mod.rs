@@ -41,4 +41,4 @@ pub use shared_memory::SharedMemory;
 pub use shrink::shrink;
 pub use subject::{Host, NamespacePlan, Serving, Subject};
 pub use trace::Trace;
-pub use world::{Plan, Red, Report, run};
+pub use world::{Failing, Plan, Red, Report, run};

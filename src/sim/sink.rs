@@ -1,6 +1,6 @@
 //! Where replies arrive: each is judged at the moment it is given, for that is when the host may rely on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
@@ -45,6 +45,7 @@ pub struct Hosts {
     pub bad: BTreeMap<String, u64>,
     asked: BTreeMap<u64, Asked>,
     waiting: BTreeMap<u64, Waker>,
+    failed: BTreeSet<u64>,
     seed: u64,
 }
 
@@ -68,6 +69,7 @@ impl Hosts {
             bad: BTreeMap::new(),
             asked: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            failed: BTreeSet::new(),
             seed,
         }))
     }
@@ -101,6 +103,7 @@ impl Hosts {
     pub fn forget_requests(&mut self) {
         self.asked.clear();
         self.waiting.clear();
+        self.failed.clear();
         self.stopping = false;
     }
 
@@ -120,6 +123,7 @@ impl Hosts {
         match &reply.result {
             Ok(()) => self.good += 1,
             Err(error) => {
+                self.failed.insert(id);
                 *self.bad.entry(format!("{:?}", error.kind())).or_default() += 1;
                 if !self.tolerated(asked, error.kind()) {
                     self.violation(format!("request {id} failed: {error} (seed {})", self.seed));
@@ -163,17 +167,17 @@ impl Sink {
         Arc::new(Self { hosts, death })
     }
 
-    /// Waits for the reply of request `id`.
-    pub async fn replied(&self, id: u64) {
+    /// Waits for the reply of request `id`; returns whether it was a good one.
+    pub async fn replied(&self, id: u64) -> bool {
         poll_fn(|cx| {
             let mut hosts = lock(&self.hosts);
             if !hosts.asked.contains_key(&id) {
-                return Poll::Ready(());
+                return Poll::Ready(!hosts.failed.remove(&id));
             }
             hosts.waiting.insert(id, cx.waker().clone());
             Poll::Pending
         })
-        .await;
+        .await
     }
 }
 

@@ -102,7 +102,7 @@ pub struct Desk {
 
 impl Desk {
     /// Reads; the oracle judges.
-    pub async fn read(&self, target: &Target, bytes: Range<u64>) {
+    pub async fn read(&self, target: &Target, bytes: Range<u64>) -> bool {
         let len = bytes.end - bytes.start;
         let data = DataBuf::zeroed(usize::try_from(len).unwrap_or(usize::MAX));
         let id = {
@@ -111,42 +111,42 @@ impl Desk {
             hosts.expect_read(id);
             id
         };
-        self.ask(target, RequestKind::Read, bytes.start, len, id, Some(data)).await;
+        self.ask(target, RequestKind::Read, bytes.start, len, id, Some(data)).await
     }
 
     /// Writes what the number of the write says.
-    pub async fn write(&self, target: &Target, bytes: Range<u64>, fua: bool) {
+    pub async fn write(&self, target: &Target, bytes: Range<u64>, fua: bool) -> bool {
         let len = bytes.end - bytes.start;
         let id = self.expect_write(target, &bytes, Body::Data, fua);
         let mut data = DataBuf::zeroed(usize::try_from(len).unwrap_or(usize::MAX));
         content::fill(id, target.client.id.0, bytes.start / 512, data.bytes_mut());
-        self.ask(target, RequestKind::Write { fua }, bytes.start, len, id, Some(data)).await;
+        self.ask(target, RequestKind::Write { fua }, bytes.start, len, id, Some(data)).await
     }
 
     /// Discards. Blocks of 4 KiB that the range covers only in part keep what they hold.
-    pub async fn discard(&self, target: &Target, bytes: Range<u64>) {
+    pub async fn discard(&self, target: &Target, bytes: Range<u64>) -> bool {
         let block = u64::from(BLOCK_SIZE);
         let start = bytes.start.next_multiple_of(block);
         let whole = start..(bytes.end / block * block).max(start);
         let id = self.expect_write(target, &whole, Body::Zeros, false);
-        self.ask(target, RequestKind::Discard, bytes.start, bytes.end - bytes.start, id, None).await;
+        self.ask(target, RequestKind::Discard, bytes.start, bytes.end - bytes.start, id, None).await
     }
 
     /// Writes zeros.
-    pub async fn write_zeroes(&self, target: &Target, bytes: Range<u64>, fua: bool) {
+    pub async fn write_zeroes(&self, target: &Target, bytes: Range<u64>, fua: bool) -> bool {
         let id = self.expect_write(target, &bytes, Body::Zeros, fua);
-        self.ask(target, RequestKind::WriteZeroes { fua }, bytes.start, bytes.end - bytes.start, id, None).await;
+        self.ask(target, RequestKind::WriteZeroes { fua }, bytes.start, bytes.end - bytes.start, id, None).await
     }
 
     /// Flushes.
-    pub async fn flush(&self, target: &Target) {
+    pub async fn flush(&self, target: &Target) -> bool {
         let id = {
             let mut hosts = lock(&self.hosts);
             let id = hosts.oracle.submit_flush(target.index);
             hosts.expect_flush(id);
             id
         };
-        self.ask(target, RequestKind::Flush, 0, 0, id, None).await;
+        self.ask(target, RequestKind::Flush, 0, 0, id, None).await
     }
 
     fn expect_write(&self, target: &Target, bytes: &Range<u64>, body: Body, fua: bool) -> u64 {
@@ -157,33 +157,50 @@ impl Desk {
         id
     }
 
-    async fn ask(&self, target: &Target, kind: RequestKind, offset: u64, len: u64, id: u64, data: Option<DataBuf>) {
+    async fn ask(
+        &self,
+        target: &Target,
+        kind: RequestKind,
+        offset: u64,
+        len: u64,
+        id: u64,
+        data: Option<DataBuf>,
+    ) -> bool {
         let request = Request::new(kind, offset, len, id, data.map(Arc::new), self.sink.clone());
         target.client.submit(request);
-        self.sink.replied(id).await;
+        self.sink.replied(id).await
     }
 }
 
+/// Failed requests after which a client gives up.
+const FAILURES_MAX: u32 = 8;
+
 /// One client, until it has made all its requests.
 pub async fn client(env: Env, desk: Desk, targets: Vec<Target>, habits: Habits, mut rng: Rng) {
+    let mut failures = 0;
     for _ in 0..rng.u64(habits.requests.clone()) {
         if habits.pause_ns > 0 && rng.u8(0..4) == 0 {
             env.sleep_ns(rng.u64(0..habits.pause_ns)).await;
         }
         let target = &targets[rng.usize(0..targets.len())];
         let fua = rng.u8(0..8) < habits.fua_of_8;
-        match choose(&habits.weights, &mut rng) {
+        let good = match choose(&habits.weights, &mut rng) {
             0 => desk.read(target, range(target, &habits, &mut rng)).await,
             1 => desk.write(target, range(target, &habits, &mut rng), fua).await,
             2 => desk.flush(target).await,
             3 => {
                 let bytes = large_range(target, &habits, &mut rng);
-                desk.discard(target, bytes).await;
+                desk.discard(target, bytes).await
             }
             _ => {
                 let bytes = large_range(target, &habits, &mut rng);
-                desk.write_zeroes(target, bytes, fua).await;
+                desk.write_zeroes(target, bytes, fua).await
             }
+        };
+        // a full pool or a broken one is tried a few times, not forever
+        failures += u32::from(!good);
+        if failures == FAILURES_MAX {
+            return;
         }
     }
 }

@@ -13,11 +13,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
 
 use super::death::{Death, Point};
+use super::fault::{Fault, FaultKind};
 use super::machine::{Machine, MachineStats};
 use super::oracle::Failure;
 use super::order::SeededOrder;
@@ -34,6 +36,45 @@ const LIFE_NS_MAX: u64 = 600_000_000_000;
 /// Tasks that may run in a life at most: beyond it the daemon spins.
 const TURNS_MAX: u64 = 20_000_000;
 
+/// How the media of a run fail, beyond losing what was not flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failing {
+    /// Not at all.
+    Never,
+    /// They report errors: reads, writes, flushes, allocations. Every promise holds, but requests and openings may fail.
+    Errors,
+    /// They damage segments and say nothing: bit flips, lost, torn and misdirected writes. Daemons only stop cleanly:
+    /// what is read is right or an error.
+    Silently,
+}
+
+impl fmt::Display for Failing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Never => "never",
+            Self::Errors => "errors",
+            Self::Silently => "silently",
+        })
+    }
+}
+
+impl FromStr for Failing {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "never" => Ok(Self::Never),
+            "errors" => Ok(Self::Errors),
+            "silently" => Ok(Self::Silently),
+            other => Err(format!("{other:?} is none of: never, errors, silently")),
+        }
+    }
+}
+
+/// Bytes at both ends of a pool that silent damage spares: superblocks, roots and namespace tables have two copies each,
+/// and losing both is beyond what the format survives.
+const SPARED_BYTES: u64 = 4 << 20;
+
 /// What a run consists of. Drawn from the seed, then changed by tests that want something definite.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -47,13 +88,19 @@ pub struct Plan {
     pub lives: u32,
     /// How hosts behave.
     pub habits: Habits,
-    /// Which errors hosts may see.
-    pub tolerance: Tolerance,
+    /// How the media fail.
+    pub failing: Failing,
     /// Print every event.
     pub verbose: bool,
 }
 
 impl Plan {
+    /// The plan of a seed on media that fail.
+    #[must_use]
+    pub fn failing(seed: u64, failing: Failing) -> Self {
+        Self { failing, ..Self::of(seed) }
+    }
+
     /// The plan of a seed.
     #[must_use]
     pub fn of(seed: u64) -> Self {
@@ -72,15 +119,7 @@ impl Plan {
             1 | 2 => (rng.u64(24..=32), rng.u32(4..=16), Habits::commits(&mut rng)),
             _ => (rng.u64(24..=64), rng.u32(1..=8), Habits::mixed(&mut rng)),
         };
-        Self {
-            seed,
-            pool_bytes: pool_mib << 20,
-            namespaces,
-            lives,
-            habits,
-            tolerance: Tolerance::NoSpace,
-            verbose: false,
-        }
+        Self { seed, pool_bytes: pool_mib << 20, namespaces, lives, habits, failing: Failing::Never, verbose: false }
     }
 }
 
@@ -110,6 +149,8 @@ pub struct Report {
 pub struct Red {
     /// Of this seed.
     pub seed: u64,
+    /// On media that fail like this.
+    pub failing: Failing,
     /// What must never happen and did.
     pub violations: Vec<String>,
     /// What happened last: on media, then at hosts.
@@ -126,7 +167,12 @@ impl fmt::Display for Red {
         for event in &self.recent {
             writeln!(f, "    {event}")?;
         }
-        write!(f, "to run it again: PLICA_SIM_SEED={} cargo test --features sim --test simulation one_seed", self.seed)
+        let Self { seed, failing, .. } = self;
+        write!(
+            f,
+            "to run it again: PLICA_SIM_SEED={seed} PLICA_SIM_FAILING={failing} cargo test -p ublk-tests --test simulation \
+             one_seed"
+        )
     }
 }
 
@@ -134,6 +180,8 @@ impl fmt::Display for Red {
 enum End {
     Stopped,
     Died,
+    /// It reported an error of the media and ended.
+    Refused,
     Red(String),
 }
 
@@ -176,7 +224,8 @@ impl<'a> World<'a> {
         let mut rng = Rng::with_seed(plan.seed);
         let mut machine = Machine::new(rng.fork(), Trace::new(plan.verbose));
         let file = machine.add_medium(plan.pool_bytes);
-        let hosts = Hosts::new(plan.tolerance, Trace::new(plan.verbose), plan.seed);
+        let tolerance = if plan.failing == Failing::Never { Tolerance::NoSpace } else { Tolerance::MediaErrors };
+        let hosts = Hosts::new(tolerance, Trace::new(plan.verbose), plan.seed);
         let boot = rng.u128(..).to_le_bytes();
         Self {
             plan,
@@ -196,14 +245,20 @@ impl<'a> World<'a> {
         self.create(subject)?;
         for _ in 0..self.plan.lives {
             let death = Death::never();
-            self.plan_death(&death);
-            let stop = self.rng.u8(0..3) == 0;
+            let silent = self.plan.failing == Failing::Silently;
+            if !silent {
+                self.plan_death(&death);
+            }
+            let stop = silent || self.rng.u8(0..3) == 0;
+            self.plan_faults();
             let verify = self.rng.u8(0..6) > 0;
             let habits = self.plan.habits.clone();
             match self.live(subject, &death, habits, verify, stop) {
                 End::Red(why) => return Err(self.red(Some(why))),
                 End::Stopped => self.after_stop(),
                 End::Died => self.after_death(),
+                End::Refused if silent => return Ok(self.report()),
+                End::Refused => self.after_death(),
             }
             if self.is_red() {
                 return Err(self.red(None));
@@ -214,18 +269,26 @@ impl<'a> World<'a> {
 
     /// Two lives without a death: what the last recovery found stays, also over a clean stop.
     fn finish(&mut self, subject: &dyn Subject) -> std::result::Result<Report, Box<Red>> {
+        self.machine.borrow_mut().faults.clear();
         for requests in [0..8, 0..1] {
             let habits = Habits { requests, ..self.plan.habits.clone() };
             match self.live(subject, &Death::never(), habits, true, true) {
                 End::Stopped if !self.is_red() => self.after_stop(),
+                End::Refused if self.plan.failing == Failing::Silently && !self.is_red() => break,
                 End::Red(why) => return Err(self.red(Some(why))),
+                End::Refused => return Err(self.red(Some("the daemon failed although the media are well".into()))),
                 End::Stopped | End::Died => return Err(self.red(None)),
             }
         }
+        Ok(self.report())
+    }
+
+    fn report(&mut self) -> Report {
         self.marks.insert("slots adopted", self.shared_memory.borrow().found_slots);
+        self.marks.insert("faults", self.machine.borrow().faults.hits());
         let machine = self.machine.borrow();
         let hosts = lock(&self.hosts);
-        Ok(Report {
+        Report {
             digest: machine.trace.digest() ^ hosts.trace.digest().rotate_left(1),
             events: machine.trace.count() + hosts.trace.count(),
             good: hosts.good,
@@ -234,7 +297,7 @@ impl<'a> World<'a> {
             machine: machine.stats,
             unserved: self.unserved,
             marks: self.marks.clone(),
-        })
+        }
     }
 
     fn create(&mut self, subject: &dyn Subject) -> std::result::Result<(), Box<Red>> {
@@ -305,6 +368,7 @@ impl<'a> World<'a> {
         match result {
             Err(_) if was_dead => End::Died,
             Err(panic) => End::Red(panic),
+            Ok(Some(Err(_))) if !was_dead && self.plan.failing != Failing::Never => End::Refused,
             Ok(Some(Err(error))) if !was_dead => End::Red(format!("the daemon failed: {error}")),
             Ok(Some(Ok(()))) if !was_dead && stop => End::Stopped,
             Ok(_) => End::Died,
@@ -365,8 +429,35 @@ impl<'a> World<'a> {
         death.plan(point, nth, self.rng.usize(0..=1024));
     }
 
+    /// Plans what the media do in the coming life.
+    fn plan_faults(&mut self) {
+        let kinds: &[FaultKind] = match self.plan.failing {
+            Failing::Never => return,
+            Failing::Errors => {
+                &[FaultKind::ReadError, FaultKind::WriteError, FaultKind::FlushError, FaultKind::NoSpace]
+            }
+            Failing::Silently => &[FaultKind::BitFlip, FaultKind::Lost, FaultKind::Torn, FaultKind::Misdirected],
+        };
+        let range = if self.plan.failing == Failing::Silently {
+            SPARED_BYTES..self.plan.pool_bytes - SPARED_BYTES
+        } else {
+            0..self.plan.pool_bytes
+        };
+        let mut machine = self.machine.borrow_mut();
+        machine.faults.clear();
+        for _ in 0..self.rng.u32(0..4) {
+            let kind = kinds[self.rng.usize(0..kinds.len())];
+            let magnitude = self.rng.u32(0..9);
+            let skip = self.rng.u64(0..1 << magnitude);
+            let (file, range, times) = (self.file.0, range.clone(), self.rng.u64(1..=2));
+            machine.faults.add(Fault { kind, file, range, skip, times });
+        }
+    }
+
     fn after_death(&mut self) {
-        let power = self.rng.u8(0..2) == 0;
+        // after a failed flush nobody can know what is durable until the machine starts anew
+        let flush_failed = self.machine.borrow_mut().take_flush_failed();
+        let power = flush_failed || self.rng.u8(0..2) == 0;
         if !power || self.rng.bool() {
             self.machine.borrow_mut().daemon_dies();
             self.shared_memory.borrow().daemon_dies(&mut self.rng);
@@ -379,7 +470,7 @@ impl<'a> World<'a> {
     fn after_stop(&mut self) {
         self.machine.borrow_mut().daemon_ends();
         lock(&self.hosts).oracle.stopped();
-        if self.rng.bool() {
+        if self.rng.bool() && self.plan.failing != Failing::Silently {
             self.lose_power();
         }
     }
@@ -402,6 +493,7 @@ impl<'a> World<'a> {
         let recent = machine.trace.recent().chain(hosts.trace.recent());
         Box::new(Red {
             seed: self.plan.seed,
+            failing: self.plan.failing,
             violations: violations.collect(),
             recent: recent.map(str::to_owned).collect(),
         })

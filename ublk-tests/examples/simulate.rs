@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
 use plica::sim::engine::Engine;
-use plica::sim::{Plan, Red, run, shrink};
+use plica::sim::{Failing, Plan, Red, run, shrink};
 
 #[derive(Parser)]
 #[command(about = "Runs the engine under the simulator, seed by seed")]
@@ -26,6 +26,9 @@ struct Arguments {
     /// Threads (default: processors).
     #[arg(long)]
     threads: Option<usize>,
+    /// How media fail.
+    #[arg(long, default_value_t = Failing::Never)]
+    failing: Failing,
     /// Go on after a red seed.
     #[arg(long)]
     keep_going: bool,
@@ -79,7 +82,7 @@ fn work(arguments: &Arguments, next: &AtomicU64, totals: &Totals) {
         if seed >= arguments.from + arguments.seeds || totals.stop.load(Relaxed) {
             return;
         }
-        let plan = Plan::of(seed);
+        let plan = Plan::failing(seed, arguments.failing);
         match run(&Engine::new(), &plan) {
             Ok(report) => {
                 totals.requests.fetch_add(report.good, Relaxed);
@@ -98,7 +101,7 @@ fn work(arguments: &Arguments, next: &AtomicU64, totals: &Totals) {
             }
         }
         let done = totals.done.fetch_add(1, Relaxed) + 1;
-        if std::io::stderr().is_terminal() || done.is_multiple_of(1000) {
+        if std::io::stderr().is_terminal() || done.is_multiple_of(100) {
             eprint!("\r{done} of {} seeds", arguments.seeds);
             let _ = std::io::stderr().flush();
         }

@@ -29,14 +29,14 @@ macro_rules! canaries {
 }
 
 canaries! {
-    data_after_pointer: DataBeforePointer within 400,
-    checksum_off: Checksum within 400,
-    slot_reused_before_completion: SlotAfterCompletion within 400,
-    clear_segment_reused_early: ClearBeforeReuse within 400,
-    stale_session_accepted: SessionListed within 400,
-    root_before_flush: FlushBeforeRoot within 400,
-    flush_joins_a_running_one: FlushAfterCompletion within 400,
-    acknowledged_before_published: PublishBeforeAcknowledge within 400,
-    merge_without_compare: MergeByCompare within 400,
-    staging_not_adopted: Adoption within 400,
+    data_after_pointer: DataBeforePointer within 200,
+    checksum_off: Checksum within 200,
+    slot_reused_before_completion: SlotAfterCompletion within 200,
+    clear_segment_reused_early: ClearBeforeReuse within 200,
+    stale_session_accepted: SessionListed within 200,
+    root_before_flush: FlushBeforeRoot within 200,
+    flush_joins_a_running_one: FlushAfterCompletion within 200,
+    acknowledged_before_published: PublishBeforeAcknowledge within 200,
+    merge_without_compare: MergeByCompare within 200,
+    staging_not_adopted: Adoption within 200,
 }

@@ -11,7 +11,7 @@
 //! - After the daemon's death everything acknowledged is there; after the machine's, everything covered by an
 //!   acknowledged FLUSH that was submitted after the write's acknowledgement, and every acknowledged FUA write.
 //! - What was not acknowledged or not flushed is there or not, but of every naturally aligned power-of-two range up to
-//!   64 KiB of one request all or nothing.
+//!   64 KiB of one request all or nothing (unless sub-block writes merged parts of it).
 //! - What a recovery settled on stays, and is durable: a second death cannot change it.
 //! - After a clean stop everything acknowledged is durable.
 
@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::content::{self, Found, SECTOR_BYTES};
-use crate::limits::ATOMIC_BYTES;
+use crate::limits::{ATOMIC_BYTES, BLOCK_SIZE};
 use cell::{Cell, Moment};
 
 pub use cell::Failure;
@@ -293,6 +293,9 @@ impl Oracle {
     fn check_atom(&self, model: &Model, index: usize) -> Result<(), String> {
         let [present] = model.cells[index].versions() else { return Ok(()) };
         let Some(write) = self.writes.get(&present.id) else { return Ok(()) };
+        if !Self::is_own_copy(model, index, present.id, write.submitted) {
+            return Ok(());
+        }
         let at = index as u64 * model.cell_bytes;
         for other in model.cells_of(&atom(&write.place.bytes, at)) {
             let cell = &model.cells[other];
@@ -313,6 +316,17 @@ impl Oracle {
             }
         }
         Ok(())
+    }
+
+    /// Whether a block of 4 KiB holds write `id` because of that write itself. A sub-block write that came later or at the
+    /// same time merged what it found: its copy of the block survives on its own, with other parts of the write or not.
+    fn is_own_copy(model: &Model, index: usize, id: u64, submitted: Moment) -> bool {
+        let cells = to_index(u64::from(BLOCK_SIZE) / model.cell_bytes);
+        let first = index / cells * cells;
+        model.cells[first..first + cells]
+            .iter()
+            .flat_map(Cell::versions)
+            .all(|version| version.id == id || version.ended.is_some_and(|ended| ended < submitted))
     }
 
     /// Writes that were submitted so far.
