@@ -1,7 +1,8 @@
 //! Smaller plans that are still red: less to read when a seed has found something.
 
+use super::plan::Plan;
 use super::subject::Subject;
-use super::world::{Plan, Red, run};
+use super::world::{Red, run};
 
 /// Makes `plan`, which is red, smaller as long as it stays red. At most `tries` runs.
 #[must_use]

@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
@@ -23,9 +22,10 @@ use super::fault::{Fault, FaultKind};
 use super::machine::{Machine, MachineStats};
 use super::oracle::Failure;
 use super::order::SeededOrder;
+use super::plan::{Failing, Plan, SPARED_BYTES};
 use super::shared_memory::SharedMemory;
 use super::sink::{Hosts, Sink, Tolerance, lock};
-use super::subject::{Host, Local, NamespacePlan, Serving, Subject};
+use super::subject::{Host, Local, Serving, Subject};
 use super::trace::Trace;
 use super::workload::{Desk, Habits, Target, client, read_everything};
 use crate::env::{Env, Executor, FileId, Reactor, Rng as EnvRng};
@@ -35,93 +35,6 @@ use crate::error::Result;
 const LIFE_NS_MAX: u64 = 600_000_000_000;
 /// Tasks that may run in a life at most: beyond it the daemon spins.
 const TURNS_MAX: u64 = 20_000_000;
-
-/// How the media of a run fail, beyond losing what was not flushed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failing {
-    /// Not at all.
-    Never,
-    /// They report errors: reads, writes, flushes, allocations. Every promise holds, but requests and openings may fail.
-    Errors,
-    /// They damage segments and say nothing: bit flips, lost, torn and misdirected writes. Daemons only stop cleanly:
-    /// what is read is right or an error.
-    Silently,
-}
-
-impl fmt::Display for Failing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Never => "never",
-            Self::Errors => "errors",
-            Self::Silently => "silently",
-        })
-    }
-}
-
-impl FromStr for Failing {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text {
-            "never" => Ok(Self::Never),
-            "errors" => Ok(Self::Errors),
-            "silently" => Ok(Self::Silently),
-            other => Err(format!("{other:?} is none of: never, errors, silently")),
-        }
-    }
-}
-
-/// Bytes at both ends of a pool that silent damage spares: superblocks, roots and namespace tables have two copies each,
-/// and losing both is beyond what the format survives.
-const SPARED_BYTES: u64 = 4 << 20;
-
-/// What a run consists of. Drawn from the seed, then changed by tests that want something definite.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The seed of everything.
-    pub seed: u64,
-    /// Bytes of the pool's medium.
-    pub pool_bytes: u64,
-    /// The namespaces.
-    pub namespaces: Vec<NamespacePlan>,
-    /// Daemons before the last one.
-    pub lives: u32,
-    /// How hosts behave.
-    pub habits: Habits,
-    /// How the media fail.
-    pub failing: Failing,
-    /// Print every event.
-    pub verbose: bool,
-}
-
-impl Plan {
-    /// The plan of a seed on media that fail.
-    #[must_use]
-    pub fn failing(seed: u64, failing: Failing) -> Self {
-        Self { failing, ..Self::of(seed) }
-    }
-
-    /// The plan of a seed.
-    #[must_use]
-    pub fn of(seed: u64) -> Self {
-        let mut rng = Rng::with_seed(seed ^ 0x0070_6c61_6e00);
-        let count = [1, 1, 2, 3][rng.usize(0..4)];
-        let namespaces = (0..count)
-            .map(|index| NamespacePlan {
-                name: format!("n{index}"),
-                size: [64, 256, 512, 1024][rng.usize(0..4)] * 4096,
-                logical_block: if rng.u8(0..3) == 0 { 512 } else { 4096 },
-                flavour: rng.u64(..),
-            })
-            .collect();
-        let (pool_mib, lives, habits) = match rng.u8(0..6) {
-            0 => (rng.u64(20..=28), rng.u32(1..=6), Habits::churn(&mut rng)),
-            1 | 2 => (rng.u64(24..=32), rng.u32(4..=16), Habits::commits(&mut rng)),
-            _ => (rng.u64(24..=64), rng.u32(1..=8), Habits::mixed(&mut rng)),
-        };
-        Self { seed, pool_bytes: pool_mib << 20, namespaces, lives, habits, failing: Failing::Never, verbose: false }
-    }
-}
 
 /// How a run went.
 #[derive(Clone, Debug, PartialEq, Eq)]
