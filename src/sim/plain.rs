@@ -219,7 +219,7 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::world::{Plan, run};
+    use crate::sim::{Plan, run};
 
     /// Single sectors only: a plain disk tears everything larger.
     fn plan(seed: u64) -> Plan {
