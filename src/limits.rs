@@ -32,6 +32,9 @@ pub const LEAF_ENTRIES: usize = 512;
 pub const ATOMIC_BYTES: u64 = 64 << 10;
 /// The same in blocks.
 pub const ATOMIC_BLOCKS: u64 = ATOMIC_BYTES / BLOCK_SIZE as u64;
+/// The same, as a length in memory: fragments and runs of a piece, at most.
+pub const ATOMIC_PIECES: usize = 16;
+const _: () = assert!(ATOMIC_PIECES as u64 == ATOMIC_BLOCKS);
 /// An open host batch is written at this age (nanoseconds) even if nobody asks.
 pub const BATCH_AGE_MAX_NS: u64 = 10_000_000;
 /// Largest request a front end may hand in (bytes); front ends cut or refuse larger ones.

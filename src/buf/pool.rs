@@ -37,7 +37,7 @@ impl BufPool {
     }
 
     /// Appends `count` buffers to `into`, when there are so many. Their content is what the last user left.
-    pub async fn take(&self, count: usize, into: &mut Vec<AlignedBuf>) {
+    pub async fn take(&self, count: usize, into: &mut impl Extend<AlignedBuf>) {
         let mut ticket = Ticket { pool: self, number: None };
         poll_fn(|cx| {
             let mut guard = self.inner.borrow_mut();

@@ -89,6 +89,7 @@ impl Core {
         spawner.spawn(self.clone().run_batch_timer()).detach();
         spawner.spawn(self.clone().run_checkpoints()).detach();
         spawner.spawn(self.clone().run_counter_roots()).detach();
+        spawner.spawn(self.clone().run_preparation()).detach();
         spawner.spawn(self.clone().count_usage()).detach();
     }
 

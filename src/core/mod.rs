@@ -25,6 +25,7 @@ mod fragment;
 mod latch;
 mod leaves;
 mod partial;
+mod prepare;
 mod read;
 pub mod request;
 mod room;
@@ -77,6 +78,8 @@ pub struct Core {
     bufs: BufPool,
     seal_counter: Cell<u64>,
     flushing: Cell<bool>,
+    /// Device flushes when the last host segment was opened.
+    flushes_at_open: Cell<u64>,
     checkpointing: Cell<bool>,
     stopping: Cell<bool>,
     /// Requests being handled.
@@ -91,6 +94,8 @@ pub struct Core {
     batch_begun: Notify,
     /// Segments are running out, or the replay window is large.
     checkpoint_wanted: Notify,
+    /// The host flushes much, and the next segments were never used.
+    preparation_wanted: Notify,
     /// A sub-block write let go of its block, or a checkpoint ended.
     released: Notify,
 }
@@ -120,6 +125,7 @@ impl Core {
             bufs: BufPool::new(FRAGMENT_BUFS, FRAGMENT_BUF_BYTES),
             seal_counter: Cell::new(0),
             flushing: Cell::new(false),
+            flushes_at_open: Cell::new(0),
             checkpointing: Cell::new(false),
             stopping: Cell::new(false),
             active: Cell::new(0),
@@ -128,6 +134,7 @@ impl Core {
             loaded: Notify::default(),
             batch_begun: Notify::default(),
             checkpoint_wanted: Notify::default(),
+            preparation_wanted: Notify::default(),
             released: Notify::default(),
         })
     }

@@ -6,6 +6,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
+
 use super::Core;
 use super::fragment::{Fetch, Fetched};
 use crate::buf::AlignedBuf;
@@ -13,8 +15,14 @@ use crate::codec::{DecodeJob, Decoded, FragmentName, Sealer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::RecordBody;
 use crate::format::{Entry, Location, State as EntryState};
-use crate::limits::{ATOMIC_BLOCKS, BLOCK_BYTES};
+use crate::limits::{ATOMIC_BLOCKS, ATOMIC_PIECES, BLOCK_BYTES};
 use crate::units::{Lba, LbaRange, NamespaceId};
+
+/// Runs of a piece, at most: one for each block. Bounded, so that no request allocates for them (I10).
+const RUNS_MAX: usize = ATOMIC_PIECES;
+
+/// The buffers of a piece: one for each run, and one to open fragments in.
+type Bufs = ArrayVec<AlignedBuf, { RUNS_MAX + 1 }>;
 
 /// Blocks in a row of one request that lie in a row in one fragment.
 #[derive(Clone, Copy)]
@@ -48,7 +56,7 @@ impl Core {
     async fn read_piece(self: &Rc<Self>, id: NamespaceId, piece: LbaRange, out: &mut [u8], urgent: bool) -> Result<()> {
         self.know(id, piece).await?;
         // buffers first: nothing may be awaited between sampling the entries and pinning their segments
-        let mut bufs = Vec::with_capacity(17);
+        let mut bufs = Bufs::new();
         let wanted = usize::try_from(piece.count).unwrap_or(usize::MAX) + 1;
         self.bufs.take(wanted, &mut bufs).await;
         let mut scratch = bufs.pop();
@@ -56,7 +64,7 @@ impl Core {
         match self.sample(id, piece) {
             Err(error) => result = Err(error),
             Ok((runs, sealer)) => {
-                let mut fetches = Vec::with_capacity(runs.len());
+                let mut fetches = ArrayVec::<_, RUNS_MAX>::new();
                 for run in &runs {
                     fetches.push(self.start_run(run, &mut bufs));
                 }
@@ -75,11 +83,11 @@ impl Core {
     }
 
     /// The entries of a piece, gathered into runs, their segments pinned.
-    fn sample(&self, id: NamespaceId, piece: LbaRange) -> Result<(Vec<Run>, Arc<Sealer>)> {
+    fn sample(&self, id: NamespaceId, piece: LbaRange) -> Result<(ArrayVec<Run, RUNS_MAX>, Arc<Sealer>)> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let namespace = state.namespaces.get(&id).ok_or_else(|| super::state::gone(id))?;
-        let mut runs: Vec<Run> = Vec::with_capacity(16);
+        let mut runs = ArrayVec::<Run, RUNS_MAX>::new();
         for offset in 0..piece.count {
             let lba = Lba(piece.start.0 + offset);
             let entry = namespace.directory.get(lba);
@@ -100,7 +108,7 @@ impl Core {
     fn start_run(
         self: &Rc<Self>,
         run: &Run,
-        bufs: &mut Vec<AlignedBuf>,
+        bufs: &mut Bufs,
     ) -> Option<Fetch<impl Future<Output = (AlignedBuf, Result<()>)> + use<>>> {
         let location = data_location(run.entry)?;
         let Some(buf) = bufs.pop() else { unreachable!("a buffer for each block") };
@@ -115,7 +123,7 @@ impl Core {
         fetch: Option<Fetch<F>>,
         sealer: &Arc<Sealer>,
         out: &mut [u8],
-        bufs: &mut Vec<AlignedBuf>,
+        bufs: &mut Bufs,
         scratch: &mut Option<AlignedBuf>,
         urgent: bool,
     ) -> Result<()> {

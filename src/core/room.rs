@@ -102,6 +102,9 @@ impl Core {
             let id = self.next_segment(purpose).await?;
             let segment = OpenSegment { id, at: 0, summary: Vec::with_capacity(2048) };
             self.state.borrow_mut().log.stream_mut(kind).segment = Some(segment);
+            if kind == StreamKind::Host {
+                self.mind_preparation();
+            }
         }
         // 3. memory for the batch
         if self.state.borrow().log.stream(kind).batch.is_some() {

@@ -10,7 +10,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use futures_util::future::join_all;
+use arrayvec::ArrayVec;
 
 use super::Core;
 use super::room::Purpose;
@@ -19,9 +19,12 @@ use crate::codec::{EncodeJob, Encoded, Sealer};
 use crate::error::Result;
 use crate::format::Compression;
 use crate::format::record::{RecordBody, RecordHeader, all_blocks, record_bytes};
-use crate::limits::{ATOMIC_BLOCKS, BLOCK_BYTES};
+use crate::limits::{ATOMIC_BLOCKS, ATOMIC_PIECES, BLOCK_BYTES};
 use crate::log::StreamKind;
 use crate::units::{Lba, LbaRange, NamespaceId, OpNo, SealNo};
+
+/// Fragments of a piece, at most: one for each block. Bounded, so that no request allocates for them (I10).
+const FRAGMENTS_MAX: usize = ATOMIC_PIECES;
 
 /// A fragment on its way through the codec.
 struct Sealed {
@@ -76,7 +79,7 @@ impl Core {
         self.latch.check()?;
         self.know(id, piece).await?;
         let shape = self.shape(id)?;
-        let mut sealed = Vec::with_capacity(16);
+        let mut sealed = ArrayVec::new();
         let result = self.seal_piece(id, data, at, piece, &shape, urgent, &mut sealed).await;
         let result = match result {
             Ok(()) => self.commit_piece(id, piece, &sealed).await,
@@ -108,13 +111,13 @@ impl Core {
         piece: LbaRange,
         shape: &Shape,
         urgent: bool,
-        sealed: &mut Vec<Sealed>,
+        sealed: &mut ArrayVec<Sealed, FRAGMENTS_MAX>,
     ) -> Result<()> {
         let cuts = fragments(piece, shape.unit);
-        let mut bufs = Vec::with_capacity(16);
+        let mut bufs = ArrayVec::<_, FRAGMENTS_MAX>::new();
         self.bufs.take(cuts.clone().count(), &mut bufs).await;
-        let mut jobs = Vec::with_capacity(16);
-        let mut names = Vec::with_capacity(16);
+        // all are handed in before the first is waited for
+        let mut jobs = ArrayVec::<_, FRAGMENTS_MAX>::new();
         for cut in cuts {
             let Some(out) = bufs.pop() else { unreachable!("a buffer for each fragment") };
             let seal = self.next_seal();
@@ -133,11 +136,11 @@ impl Core {
                 urgent,
             };
             let count = u8::try_from(cut.count).unwrap_or(u8::MAX);
-            names.push((cut.start, count, seal));
-            jobs.push(self.codec.encode(job));
+            jobs.push((cut.start, count, seal, self.codec.begin_encode(job)));
         }
         let mut result = Ok(());
-        for ((first, count, seal), (out, encoded)) in names.into_iter().zip(join_all(jobs).await) {
+        for (first, count, seal, begun) in jobs {
+            let (out, encoded) = self.codec.end_encode(begun).await;
             match encoded {
                 Ok(encoded) => sealed.push(Sealed { first, count, seal, out, encoded }),
                 Err(error) => {

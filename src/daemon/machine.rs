@@ -10,7 +10,7 @@ use crate::env::executor::Fifo;
 use crate::env::{Env, Executor, Reactor, Rng};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::BLOCK_SIZE;
-use crate::media::{Access, Device, Media, UringBackend};
+use crate::media::{Access, Device, DeviceKind, Media, UringBackend};
 use crate::pool::Pool;
 
 /// Executor, environment and medium of this thread.
@@ -47,7 +47,7 @@ impl Machine {
         let env = Env::new(executor.spawner(), Rc::clone(&reactor), Rng::Kernel);
         // what is beyond the last whole block is nobody's
         let size = device.size() / u64::from(BLOCK_SIZE) * u64::from(BLOCK_SIZE);
-        let media = Media::new(reactor, file, size, device.block());
+        let media = Media::new(reactor, file, size, device.block(), device.kind() == DeviceKind::File);
         let identity = device.identity();
         let medium = Medium { device: identity.device, inode: identity.inode };
         let helped = Helped::default();

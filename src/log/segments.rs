@@ -56,6 +56,8 @@ pub struct SegmentInfo {
     pub end: u32,
     /// Reads under way.
     pub pins: u32,
+    /// Whether its space was written at least once.
+    pub written: bool,
 }
 
 /// All segments of a tier.
@@ -85,6 +87,7 @@ impl SegmentTable {
             clear_op: replay_start,
             end: 0,
             pins: 0,
+            written: generation.0 > 1,
         };
         let infos: Vec<_> = generations.into_iter().map(info).collect();
         let never = infos.iter().enumerate().filter(|(_, info)| info.state == SegmentState::Free);
@@ -254,6 +257,7 @@ impl SegmentTable {
         for id in &ids {
             let info = self.get_mut(*id);
             info.state = SegmentState::Announcing;
+            info.written |= info.generation.0 > 0;
             info.generation = Generation(info.generation.0 + 1);
             (info.emptied_op, info.top_op, info.clear_op) = (OpNo(0), OpNo(0), OpNo(0));
             (info.summary, info.end) = (SummaryState::None, 0);
@@ -281,6 +285,22 @@ impl SegmentTable {
         self.get_mut(id).state = SegmentState::Open;
         self.window.push(id);
         Some(id)
+    }
+
+    /// Takes out one of the first `ahead` announced segments whose space was never written, if `left` others are left.
+    /// Until [`SegmentTable::prepared`] nobody opens it; roots go on announcing it.
+    pub fn take_to_prepare(&mut self, ahead: usize, left: usize) -> Option<SegmentId> {
+        if self.announced.len() <= left {
+            return None;
+        }
+        let index = self.announced.iter().take(ahead).position(|id| !self.get(*id).written)?;
+        self.announced.remove(index)
+    }
+
+    /// What [`SegmentTable::take_to_prepare`] took out may be opened again, next of all.
+    pub fn prepared(&mut self, id: SegmentId) {
+        self.get_mut(id).written = true;
+        self.announced.push_front(id);
     }
 
     /// Segments that may be opened now.

@@ -61,15 +61,17 @@ struct Inner {
     file: FileId,
     size: u64,
     block: u32,
+    lazy: bool,
     stats: MediaStats,
 }
 
 impl Media {
-    /// The medium `file` of the reactor's backend: `size` bytes in logical blocks of `block`.
+    /// The medium `file` of the reactor's backend: `size` bytes in logical blocks of `block`. `lazy` says that the first
+    /// write to a place costs its filesystem more than later ones.
     #[must_use]
-    pub fn new(reactor: Rc<Reactor>, file: FileId, size: u64, block: u32) -> Self {
+    pub fn new(reactor: Rc<Reactor>, file: FileId, size: u64, block: u32, lazy: bool) -> Self {
         assert!(block.is_power_of_two() && block >= 512, "block of {block}");
-        Self(Rc::new(Inner { reactor, file, size, block, stats: MediaStats::default() }))
+        Self(Rc::new(Inner { reactor, file, size, block, lazy, stats: MediaStats::default() }))
     }
 
     /// Size in bytes.
@@ -82,6 +84,12 @@ impl Media {
     #[must_use]
     pub fn block(&self) -> u32 {
         self.0.block
+    }
+
+    /// Whether the first write to a place costs more than later ones, as in a file.
+    #[must_use]
+    pub fn is_lazy(&self) -> bool {
+        self.0.lazy
     }
 
     /// What it was asked to do so far.

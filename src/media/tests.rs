@@ -31,7 +31,7 @@ fn world() -> World {
     let mut backend = UringBackend::new().unwrap();
     let file = backend.register(&device);
     let reactor = Reactor::new(Box::new(backend));
-    let media = Media::new(reactor.clone(), file, device.size(), device.block());
+    let media = Media::new(reactor.clone(), file, device.size(), device.block(), device.kind() == DeviceKind::File);
     World { executor: Executor::new(reactor, Box::new(Fifo::default())), media, path, _directory: directory }
 }
 

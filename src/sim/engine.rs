@@ -43,7 +43,13 @@ fn root_key() -> RootKey {
 }
 
 fn media(host: &Host) -> Media {
-    Media::new(host.env.reactor.clone(), host.file, host.size, 512 << ((host.size >> 20) % 2 * 3))
+    Media::new(
+        host.env.reactor.clone(),
+        host.file,
+        host.size,
+        512 << ((host.size >> 20) % 2 * 3),
+        (host.size >> 21).is_multiple_of(2),
+    )
 }
 
 async fn open(host: &Host) -> Result<Rc<Pool>> {

@@ -38,7 +38,7 @@ pub use fault::{Fault, FaultKind};
 pub use machine::{Latency, Machine};
 pub use oracle::Oracle;
 pub use order::SeededOrder;
-pub use plan::{Failing, Plan};
+pub use plan::{Failing, Kind, Plan};
 pub use shared_memory::SharedMemory;
 pub use shrink::shrink;
 pub use subject::{Host, NamespacePlan, Serving, Subject};

@@ -66,6 +66,17 @@ pub struct Plan {
     pub verbose: bool,
 }
 
+/// What a run is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A small pool overwritten again and again: segments are reused.
+    Churn,
+    /// Small writes, each soon flushed, and many deaths.
+    Commits,
+    /// A little of everything.
+    Mixed,
+}
+
 impl Plan {
     /// The plan of a seed on media that fail.
     #[must_use]
@@ -76,20 +87,30 @@ impl Plan {
     /// The plan of a seed.
     #[must_use]
     pub fn of(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed ^ 0x006b_696e_6400);
+        let kind = [Kind::Churn, Kind::Commits, Kind::Commits, Kind::Mixed, Kind::Mixed, Kind::Mixed][rng.usize(0..6)];
+        Self::of_kind(seed, kind)
+    }
+
+    /// The plan of a seed, of one kind: for what only that kind brings about often.
+    #[must_use]
+    pub fn of_kind(seed: u64, kind: Kind) -> Self {
         let mut rng = Rng::with_seed(seed ^ 0x0070_6c61_6e00);
         let count = [1, 1, 2, 3][rng.usize(0..4)];
+        // little to verify, so that deaths come while hosts write
+        let sizes = if kind == Kind::Commits { [16, 32, 64, 256] } else { [64, 256, 512, 1024] };
         let namespaces = (0..count)
             .map(|index| NamespacePlan {
                 name: format!("n{index}"),
-                size: [64, 256, 512, 1024][rng.usize(0..4)] * 4096,
+                size: sizes[rng.usize(0..4)] * 4096,
                 logical_block: if rng.u8(0..3) == 0 { 512 } else { 4096 },
                 flavour: rng.u64(..),
             })
             .collect();
-        let (pool_mib, lives, habits) = match rng.u8(0..6) {
-            0 => (rng.u64(20..=28), rng.u32(1..=6), Habits::churn(&mut rng)),
-            1 | 2 => (rng.u64(24..=32), rng.u32(4..=16), Habits::commits(&mut rng)),
-            _ => (rng.u64(24..=64), rng.u32(1..=8), Habits::mixed(&mut rng)),
+        let (pool_mib, lives, habits) = match kind {
+            Kind::Churn => (rng.u64(20..=28), rng.u32(1..=6), Habits::churn(&mut rng)),
+            Kind::Commits => (rng.u64(24..=32), rng.u32(4..=16), Habits::commits(&mut rng)),
+            Kind::Mixed => (rng.u64(24..=64), rng.u32(1..=8), Habits::mixed(&mut rng)),
         };
         Self { seed, pool_bytes: pool_mib << 20, namespaces, lives, habits, failing: Failing::Never, verbose: false }
     }

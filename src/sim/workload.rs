@@ -54,11 +54,12 @@ impl Habits {
     #[must_use]
     pub fn commits(rng: &mut Rng) -> Self {
         Self {
-            clients: rng.usize(1..=4),
+            clients: rng.usize(1..=6),
             requests: [1..6, 4..24][rng.usize(0..2)].clone(),
-            weights: [[1, 8, 6, 1, 0], [0, 8, 2, 0, 0]][rng.usize(0..2)],
+            // reads pin down what a loss of power left, so that it is noticed when that changes later
+            weights: [[4, 8, 6, 1, 0], [8, 8, 2, 0, 0], [0, 8, 2, 0, 0]][rng.usize(0..3)],
             fua_of_8: rng.u8(0..6),
-            hot_of_8: 4,
+            hot_of_8: [4, 7][rng.usize(0..2)],
             blocks_max: 1,
             pause_ns: [0, 20_000_000][rng.usize(0..2)],
             sectors_only: false,

@@ -1,9 +1,10 @@
 //! The engine in process, beside the raw file under it: IOPS of 4 KiB requests, in one run.
 //!
-//! `engine_bench POOL_FILE [--seconds N] [--mib N] [--data FILE] [--workers N]`: the file is created, used and removed.
+//! `engine_bench POOL_FILE [--seconds N] [--mib N] [--data FILE] [--workers N] [--only ROW]`: the file is created, used
+//! and removed. `--only` names part of a row, such as `flush`, to be measured (and profiled) alone.
 //! Data is fio's kind of 2:1 (half random, half zeros) unless `--data` names a file to take blocks from.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -18,7 +19,7 @@ use plica::env::{Env, Executor, Reactor, Rng};
 use plica::format::superblock::KeySource;
 use plica::format::{Cipher, Compression};
 use plica::keys::RootKey;
-use plica::media::{Access, Device, Media, UringBackend, create_file};
+use plica::media::{Access, Device, DeviceKind, Media, UringBackend, create_file};
 use plica::pool::{CreateOptions, NamespaceSpec, OpenOptions, Pool};
 use plica::staging::{Region, StagingStore};
 
@@ -31,6 +32,7 @@ struct Options {
     blocks: u64,
     data: Vec<u8>,
     workers: usize,
+    only: String,
 }
 
 /// Staging in ordinary memory: the benchmark does not outlive itself.
@@ -72,6 +74,7 @@ struct Load {
     blocks: u64,
     data: Rc<Vec<u8>>,
     random: Rc<Cell<u64>>,
+    only: String,
 }
 
 impl Load {
@@ -171,6 +174,9 @@ async fn engine(load: Rc<Load>, client: NamespaceClient, rows: &mut Vec<(&'stati
         ("random write + flush, depth 1", 1, RequestKind::Write { fua: false }, true),
         ("random read, depth 1", 1, RequestKind::Read, false),
     ] {
+        if !name.contains(&load.only) {
+            continue;
+        }
         let (l, lanes, client) = (load.clone(), lanes(depth), client.clone());
         let rate = load
             .run(depth, move |lane| {
@@ -197,6 +203,9 @@ async fn raw(load: Rc<Load>, media: Media, rows: &mut Vec<(&'static str, f64)>) 
         ("random write + flush, depth 1", 1, true, true),
         ("random read, depth 1", 1, false, false),
     ] {
+        if !name.contains(&load.only) {
+            continue;
+        }
         let bufs: Rc<RefCell<Vec<_>>> =
             Rc::new(RefCell::new((0..depth).map(|_| Some(AlignedBuf::zeroed(BLOCK))).collect()));
         let (l, media) = (load.clone(), media.clone());
@@ -245,10 +254,13 @@ async fn fill(env: &Env, media: &Media, load: &Load) -> plica::error::Result<()>
     media.flush().await
 }
 
+/// The pool whose codec the thread helps when it has nothing else to do, as the daemon does.
+type Helped = Rc<OnceCell<Rc<Pool>>>;
+
 fn on_medium<T: 'static, F: Future<Output = T> + 'static>(
     path: &Path,
     workers: usize,
-    body: impl FnOnce(Env, Media, CodecPool) -> F,
+    body: impl FnOnce(Env, Media, CodecPool, Helped) -> F,
 ) -> AnyResult<T> {
     let device = Device::open(path, Access::Write)?;
     let mut backend = UringBackend::new()?;
@@ -257,8 +269,11 @@ fn on_medium<T: 'static, F: Future<Output = T> + 'static>(
     let reactor = Reactor::new(Box::new(backend));
     let mut executor = Executor::new(reactor.clone(), Box::new(Fifo::default()));
     let env = Env::new(executor.spawner(), reactor.clone(), Rng::Kernel);
-    let media = Media::new(reactor, file, size, block);
-    Ok(executor.run(body(env, media, CodecPool::new(workers)?)))
+    let media = Media::new(reactor, file, size, block, device.kind() == DeviceKind::File);
+    let helped = Helped::default();
+    let pool = helped.clone();
+    executor.set_idle(Box::new(move || pool.get().is_some_and(|pool| pool.core().codec.help_one())));
+    Ok(executor.run(body(env, media, CodecPool::new(workers)?, helped)))
 }
 
 fn load_of(env: &Env, options: &Options) -> Rc<Load> {
@@ -268,6 +283,7 @@ fn load_of(env: &Env, options: &Options) -> Rc<Load> {
         blocks: options.blocks,
         data: Rc::new(options.data.clone()),
         random: Rc::new(Cell::new(0x9e37_79b9_7f4a_7c15)),
+        only: options.only.clone(),
     })
 }
 
@@ -275,6 +291,7 @@ async fn run_engine(
     env: Env,
     media: Media,
     codec: CodecPool,
+    helped: Helped,
     load: Rc<Load>,
 ) -> plica::error::Result<Vec<(&'static str, f64)>> {
     let root_key = RootKey::from_bytes(&[1; 32]);
@@ -289,6 +306,7 @@ async fn run_engine(
     plica::pool::create(&env, &media, &create).await?;
     let open = OpenOptions { root_key, boot: [0; 16], identity: (0, 0), codec };
     let pool = Pool::open(&env, &media, Box::new(NoStore), open).await?;
+    drop(helped.set(pool.clone()));
     let spec = NamespaceSpec {
         name: "bench".into(),
         blocks: load.blocks,
@@ -329,15 +347,18 @@ async fn run_engine(
 
 fn options() -> AnyResult<Options> {
     let mut args = std::env::args().skip(1);
-    let path =
-        args.next().ok_or("usage: engine_bench POOL_FILE [--seconds N] [--mib N] [--data FILE] [--workers N]")?;
-    let mut options = Options { path: path.into(), seconds: 5, blocks: 65536, data: half_zeros(), workers: 1 };
+    let path = args
+        .next()
+        .ok_or("usage: engine_bench POOL_FILE [--seconds N] [--mib N] [--data FILE] [--workers N] [--only ROW]")?;
+    let mut options =
+        Options { path: path.into(), seconds: 5, blocks: 65536, data: half_zeros(), workers: 1, only: String::new() };
     while let Some(flag) = args.next() {
         let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;
         match flag.as_str() {
             "--seconds" => options.seconds = value.parse()?,
             "--mib" => options.blocks = value.parse::<u64>()? * 256,
             "--workers" => options.workers = value.parse()?,
+            "--only" => options.only = value,
             "--data" => options.data = std::fs::read(value)?,
             _ => return Err(format!("unknown option {flag}").into()),
         }
@@ -368,8 +389,9 @@ fn half_zeros() -> Vec<u8> {
 fn main() -> AnyResult<()> {
     let options = options()?;
     drop(std::fs::remove_file(&options.path));
-    create_file(&options.path, (options.blocks * BLOCK as u64 * 4).max(256 << 20))?;
-    let raw_rows = on_medium(&options.path, 0, |env, media, _| {
+    // room for everything that is overwritten in the time: nothing relocates what is live
+    create_file(&options.path, options.blocks * BLOCK as u64 * 4 + options.seconds * (2 << 30))?;
+    let raw_rows = on_medium(&options.path, 0, |env, media, _, _| {
         let load = load_of(&env, &options);
         async move {
             let mut rows = Vec::new();
@@ -378,9 +400,9 @@ fn main() -> AnyResult<()> {
             Ok::<_, plica::error::Error>(rows)
         }
     })??;
-    let engine_rows = on_medium(&options.path, options.workers, |env, media, codec| {
+    let engine_rows = on_medium(&options.path, options.workers, |env, media, codec, helped| {
         let load = load_of(&env, &options);
-        run_engine(env, media, codec, load)
+        run_engine(env, media, codec, helped, load)
     })??;
     std::fs::remove_file(&options.path)?;
     println!("{:<32} {:>12} {:>12} {:>8}", "4 KiB, 2:1 data, IOPS", "raw file", "engine", "ratio");

@@ -116,7 +116,17 @@ impl CodecPool {
 
     /// Compresses and seals; gives the output buffer back in any case.
     pub async fn encode(&self, job: EncodeJob) -> (AlignedBuf, Result<Encoded>) {
-        match self.run(Work::Encode(job)).await {
+        self.end_encode(self.begin_encode(job)).await
+    }
+
+    /// Hands in a job, to be waited for with [`CodecPool::end_encode`]: how several are under way at a time.
+    pub fn begin_encode(&self, job: EncodeJob) -> Begun {
+        self.begin(Work::Encode(job))
+    }
+
+    /// Waits for a job of [`CodecPool::begin_encode`]; gives the output buffer back in any case.
+    pub async fn end_encode(&self, begun: Begun) -> (AlignedBuf, Result<Encoded>) {
+        match self.end(begun).await {
             Done::Encode(out, result) => (out, result),
             Done::Decode(_) => unreachable!("an encode job ends as one"),
         }
@@ -124,7 +134,7 @@ impl CodecPool {
 
     /// Opens and decompresses; gives both buffers back in any case.
     pub async fn decode(&self, job: DecodeJob) -> Decoded {
-        match self.run(Work::Decode(job)).await {
+        match self.end(self.begin(Work::Decode(job))).await {
             Done::Decode(decoded) => decoded,
             Done::Encode(..) => unreachable!("a decode job ends as one"),
         }
@@ -141,17 +151,25 @@ impl CodecPool {
         true
     }
 
-    async fn run(&self, work: Work) -> Done {
+    fn begin(&self, work: Work) -> Begun {
         if self.threads.is_empty() {
-            self.wait_a_little().await;
-            return self.perform(work);
+            return Begun(Stage::Held(work));
         }
         let (number, submitted) = self.queue.submit(work);
-        let mut waiting = Waiting { queue: &self.queue, ticket: Some(number) };
+        Begun(Stage::Queued(Waiting { queue: self.queue.clone(), ticket: Some(number) }, submitted))
+    }
+
+    async fn end(&self, begun: Begun) -> Done {
+        let (mut waiting, submitted) = match begun.0 {
+            Stage::Held(work) => {
+                self.wait_a_little().await;
+                return self.perform(work);
+            }
+            Stage::Queued(waiting, submitted) => (waiting, submitted),
+        };
         if submitted == Submitted::Alone {
             yield_now().await;
-            if let Some(work) = self.queue.take_back(number) {
-                waiting.ticket = None;
+            if let Some(work) = waiting.take_back() {
                 return self.perform(work);
             }
         }
@@ -169,14 +187,14 @@ impl CodecPool {
         self.counts.set(counts);
     }
 
-    /// In the simulator, some turns.
+    /// In the simulator, some turns, now and then.
     async fn wait_a_little(&self) {
         #[cfg(feature = "sim")]
         if let Some(env) = &self.chance {
             let mut byte = [0];
             // a seeded generator does not fail
             let _ = env.random(&mut byte);
-            for _ in 0..byte[0] % 4 {
+            for _ in 0..[0, 0, 0, 0, 0, 1, 2, 3][usize::from(byte[0] % 8)] {
                 yield_now().await;
             }
         }
@@ -204,14 +222,33 @@ fn work(queue: &Queue) {
     }
 }
 
+/// A job handed in and not yet waited for.
+pub struct Begun(Stage);
+
+enum Stage {
+    /// There are no workers: it is done when it is waited for.
+    Held(Work),
+    /// In the workers' queue.
+    Queued(Waiting, Submitted),
+}
+
 /// Waits for a job. Dropped early, the job goes on and frees its memory at its end.
-struct Waiting<'a> {
-    queue: &'a Queue,
+struct Waiting {
+    queue: Arc<Queue>,
     /// The ticket, until it is used up.
     ticket: Option<usize>,
 }
 
-impl Future for Waiting<'_> {
+impl Waiting {
+    /// The work, if nobody has begun it and nothing else is under way.
+    fn take_back(&mut self) -> Option<Work> {
+        let work = self.queue.take_back(self.ticket?)?;
+        self.ticket = None;
+        Some(work)
+    }
+}
+
+impl Future for Waiting {
     type Output = Done;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
@@ -224,7 +261,7 @@ impl Future for Waiting<'_> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiting {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
             self.queue.abandon(ticket);

@@ -20,7 +20,7 @@ use plica::format::slot::StagingHeader;
 use plica::format::superblock::KeySource;
 use plica::format::{Cipher, Compression};
 use plica::keys::RootKey;
-use plica::media::{Access, Device, Media, UringBackend};
+use plica::media::{Access, Device, DeviceKind, Media, UringBackend};
 use plica::pool::{CreateOptions, NamespaceSpec, OpenOptions, Pool};
 use plica::staging::{Region, StagingStore};
 use plica::units::{PoolId, SessionId};
@@ -73,7 +73,7 @@ pub(crate) fn serve<T: 'static, F: Future<Output = T> + 'static>(path: &Path, bo
     let reactor = Reactor::new(Box::new(backend));
     let mut executor = Executor::new(reactor.clone(), Box::new(Fifo::default()));
     let env = Env::new(executor.spawner(), reactor.clone(), Rng::Kernel);
-    let media = Media::new(reactor, file, size, block);
+    let media = Media::new(reactor, file, size, block, device.kind() == DeviceKind::File);
     executor.run(body(env, media))
 }
 
