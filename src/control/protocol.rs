@@ -204,12 +204,18 @@ struct Versioned {
 }
 
 /// A request as a line.
-pub(super) fn encode_request(request: &Request) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// It is longer than a request may be.
+pub fn encode_request(request: &Request) -> Result<Vec<u8>> {
     encode(request, REQUEST_BYTES_MAX)
 }
 
 /// Reads a request from a line, without its end.
-pub(super) fn decode_request(line: &[u8]) -> Result<Request> {
+///
+/// # Errors
+/// It is too long, of another version, or none.
+pub fn decode_request(line: &[u8]) -> Result<Request> {
     decode(line, REQUEST_BYTES_MAX)
 }
 
@@ -223,7 +229,10 @@ pub(super) fn encode_reply(result: Result<Answer>) -> Result<Vec<u8>> {
 }
 
 /// Reads a reply from a line, without its end.
-pub(super) fn decode_reply(line: &[u8]) -> Result<Answer> {
+///
+/// # Errors
+/// The error that the reply tells; or it is too long, of another version, or none.
+pub fn decode_reply(line: &[u8]) -> Result<Answer> {
     match decode::<Reply>(line, REPLY_BYTES_MAX)?.result {
         Outcome::Ok(answer) => Ok(answer),
         Outcome::Error { kind, message } => Err(Error::new(kind_of(&kind), message)),

@@ -26,6 +26,8 @@
 mod buffers;
 mod command;
 mod connection;
+#[cfg(feature = "sim")]
+pub mod converse;
 mod exports;
 mod handshake;
 mod inbox;

@@ -18,6 +18,7 @@
 
 mod mutate;
 mod seal;
+mod streams;
 mod targets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

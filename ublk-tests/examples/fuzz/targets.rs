@@ -17,7 +17,7 @@ use plica::limits::{NAMESPACE_BLOCKS_MAX, SLOT_BYTES};
 use plica::units::{Generation, Granule, PoolId, SegmentId, SessionId};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::seal;
+use crate::{seal, streams};
 
 /// A decoder under test.
 pub(crate) struct Target {
@@ -62,6 +62,8 @@ pub(crate) const TARGETS: &[Target] = &[
     target("prelude", &["prelude"], prelude, seal::at_end),
     target("leaf", &["leaf"], leaf, seal::nothing),
     target("image", &["image"], image, seal::nothing),
+    Target { samples: streams::clients, ..target("nbd", &[], streams::nbd, seal::nothing) },
+    Target { samples: streams::lines, ..target("control", &[], streams::control, seal::nothing) },
 ];
 
 /// The place that the golden files were made for.
