@@ -23,7 +23,6 @@ pub use protocol::{
     Answer, BusyDevices, Command, Medium, NamespaceInfo, PROTOCOL_VERSION, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Request,
     Served, StatusReport,
 };
-#[cfg(feature = "sim")]
 pub use protocol::{decode_reply, decode_request, encode_request};
 pub use server::{ControlServer, bind_socket};
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use crate::control::Medium;
-use crate::env::executor::Fifo;
+use crate::env::executor::{Fifo, IdleWork};
 use crate::env::{Env, Executor, Reactor, Rng};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::BLOCK_SIZE;
@@ -51,8 +51,15 @@ impl Machine {
         let identity = device.identity();
         let medium = Medium { device: identity.device, inode: identity.inode };
         let helped = Helped::default();
-        let pool = helped.clone();
-        executor.set_idle(Box::new(move || pool.get().is_some_and(|pool| pool.core().codec.help_one())));
+        let (asked, pool) = (helped.clone(), helped.clone());
+        executor.set_idle(IdleWork {
+            has_work: Box::new(move || asked.get().is_some_and(|pool| pool.core().codec.can_help())),
+            work: Box::new(move || {
+                if let Some(pool) = pool.get() {
+                    pool.core().codec.help_one();
+                }
+            }),
+        });
         Ok(Self { executor, env, media, medium, helped })
     }
 

@@ -109,8 +109,13 @@ impl Order for Fifo {
     }
 }
 
-/// Work that the thread may do when no task is ready; returns whether it did any.
-pub type IdleWork = Box<dyn FnMut() -> bool>;
+/// Work that the thread may do when no task is ready.
+pub struct IdleWork {
+    /// Whether there seems to be some.
+    pub has_work: Box<dyn Fn() -> bool>,
+    /// Does a little of it, if there still is some.
+    pub work: Box<dyn FnMut()>,
+}
 
 /// Runs tasks and I/O until one future is done.
 pub struct Executor {
@@ -182,22 +187,25 @@ impl Executor {
                 runnable.run();
             }
         } else {
-            self.reactor.poll(false);
+            self.reactor.poll();
         }
     }
 
     fn park(&mut self) {
-        if self.reactor.poll(false) {
-            return;
-        }
         if let Some(idle) = &mut self.idle
-            && idle()
+            && (idle.has_work)()
         {
+            // what was started goes out first
+            if !self.reactor.poll() {
+                (idle.work)();
+            }
             return;
         }
         self.queue.parked.store(true, Ordering::SeqCst);
         if self.queue.len() == 0 {
-            self.reactor.poll(true);
+            // what was started goes out with the wait: one system call
+            let queue = &self.queue;
+            self.reactor.wait(|| queue.parked.store(false, Ordering::SeqCst));
         }
         self.queue.parked.store(false, Ordering::SeqCst);
     }

@@ -194,12 +194,22 @@ impl Reactor {
         Sleep { reactor: self.clone(), key: (ns, self.timer_count.get()) }
     }
 
-    /// Delivers ended operations and timers that are due; with `wait`, sleeps until there are some (or an unpark).
-    /// Returns whether there were any.
-    pub fn poll(&self, wait: bool) -> bool {
+    /// Delivers ended operations and timers that are due. Returns whether there were any.
+    pub fn poll(&self) -> bool {
+        self.look(false, || {})
+    }
+
+    /// Sleeps until there are ended operations or timers that are due (or an unpark), and delivers them. `awake` is called
+    /// in between: what is delivered wakes tasks of a thread that sleeps no longer.
+    pub fn wait(&self, awake: impl FnOnce()) {
+        self.look(true, awake);
+    }
+
+    fn look(&self, wait: bool, awake: impl FnOnce()) -> bool {
         let next = self.timers.borrow().keys().next().map(|key| key.0);
         let mut ended = self.ended.take();
         self.backend.borrow_mut().poll(wait, next, &mut ended);
+        awake();
         let mut any = !ended.is_empty();
         for (token, completion) in ended.drain(..) {
             self.deliver(token, completion);

@@ -239,9 +239,9 @@ fn an_unpark_before_the_sleep_is_not_lost() {
     for _ in 0..3 {
         unparker.unpark();
         unparker.unpark();
-        reactor.poll(false);
+        reactor.poll();
         // would sleep for ever
-        reactor.poll(true);
+        reactor.wait(|| {});
     }
 }
 
@@ -294,7 +294,7 @@ fn a_backend_dropped_while_operations_wait_ends_them() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let socket: Arc<OwnedFd> = Arc::new(ours.into());
     let waiting = reactor.submit(Op::Recv { socket: socket.clone(), buf: AlignedBuf::zeroed(4096), start: 0 });
-    reactor.poll(false);
+    reactor.poll();
     drop(waiting);
     assert_eq!(Arc::strong_count(&socket), 2);
     drop((reactor, world));

@@ -195,7 +195,9 @@ impl Backend for UringBackend {
         loop {
             self.fill();
             let sleep_ns = until_ns.filter(|_| wait).map(|until| until.saturating_sub(self.now_ns()));
-            if wait && !self.woken && sleep_ns != Some(0) {
+            // what has ended already is worth no system call
+            let ready = !self.ring.completion().is_empty();
+            if wait && !ready && !self.woken && sleep_ns != Some(0) {
                 self.enter(true, sleep_ns.map(timespec));
             } else if self.must_enter() {
                 self.enter(false, None);

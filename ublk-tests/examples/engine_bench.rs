@@ -13,7 +13,7 @@ use std::task::{Poll, Waker};
 use plica::buf::{AlignedBuf, DataBuf};
 use plica::codec::CodecPool;
 use plica::core::request::{NamespaceClient, Reply, ReplySink, Request, RequestKind};
-use plica::env::executor::Fifo;
+use plica::env::executor::{Fifo, IdleWork};
 use plica::env::reactor::IoBuf;
 use plica::env::{Env, Executor, Reactor, Rng};
 use plica::format::superblock::KeySource;
@@ -271,8 +271,15 @@ fn on_medium<T: 'static, F: Future<Output = T> + 'static>(
     let env = Env::new(executor.spawner(), reactor.clone(), Rng::Kernel);
     let media = Media::new(reactor, file, size, block, device.kind() == DeviceKind::File);
     let helped = Helped::default();
-    let pool = helped.clone();
-    executor.set_idle(Box::new(move || pool.get().is_some_and(|pool| pool.core().codec.help_one())));
+    let (asked, pool) = (helped.clone(), helped.clone());
+    executor.set_idle(IdleWork {
+        has_work: Box::new(move || asked.get().is_some_and(|pool| pool.core().codec.can_help())),
+        work: Box::new(move || {
+            if let Some(pool) = pool.get() {
+                pool.core().codec.help_one();
+            }
+        }),
+    });
     Ok(executor.run(body(env, media, CodecPool::new(workers)?, helped)))
 }
 

@@ -140,6 +140,11 @@ impl CodecPool {
         }
     }
 
+    /// Whether there is a job for [`CodecPool::help_one`].
+    pub fn can_help(&self) -> bool {
+        self.queue.has_helpable()
+    }
+
     /// Does one small queued job, if there is one; returns whether it did. For
     /// [`crate::env::Executor::set_idle`]: what the core does when it has nothing to do.
     pub fn help_one(&self) -> bool {

@@ -117,6 +117,11 @@ impl Queue {
         Some(job.work)
     }
 
+    /// Whether there is a job for [`Queue::take_helpable`].
+    pub(super) fn has_helpable(&self) -> bool {
+        self.lock().next_line().front().is_some_and(|job| job.work.helpable())
+    }
+
     /// A job that the core may do besides its own work.
     pub(super) fn take_helpable(&self) -> Option<Job> {
         let mut state = self.lock();

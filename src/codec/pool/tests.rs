@@ -7,7 +7,7 @@ use super::*;
 use crate::buf::DataBuf;
 use crate::codec::testing::{data_key, half_noise, noise};
 use crate::codec::{ENCODED_BYTES_MAX, FragmentName, Sealer, payload_hash};
-use crate::env::executor::{Fifo, Unpark};
+use crate::env::executor::{Fifo, IdleWork, Unpark};
 use crate::env::reactor::{Completion, Op};
 use crate::env::{Backend, Executor, Reactor};
 use crate::error::ErrorKind;
@@ -118,8 +118,13 @@ fn many_jobs_at_once_all_end_well() {
             let pool = Rc::new(CodecPool::new(workers).unwrap());
             let mut executor = executor();
             if helping {
-                let pool = pool.clone();
-                executor.set_idle(Box::new(move || pool.help_one()));
+                let (asked, pool) = (pool.clone(), pool.clone());
+                executor.set_idle(IdleWork {
+                    has_work: Box::new(move || asked.can_help()),
+                    work: Box::new(move || {
+                        pool.help_one();
+                    }),
+                });
             }
             let (spawner, jobs) = (executor.spawner(), pool.clone());
             executor.run(async move {
