@@ -7,6 +7,7 @@ use super::Failure;
 use super::peek::Peek;
 use super::pool_args::{KeyArgs, PoolArgs};
 use crate::codec::CodecPool;
+use crate::core::ReplayBounds;
 use crate::daemon::{Machine, boot_id};
 use crate::error::{ErrorKind, Result};
 use crate::media::Access;
@@ -33,7 +34,13 @@ pub(super) fn with_pool<T: 'static>(
         ErrorKind::Busy => error.within("if a daemon serves this pool, name its --run-dir"),
         _ => error,
     })?;
-    let options = OpenOptions { root_key, boot: boot_id()?, identity: machine.identity(), codec: CodecPool::new(0)? };
+    let options = OpenOptions {
+        root_key,
+        boot: boot_id()?,
+        identity: machine.identity(),
+        codec: CodecPool::new(0)?,
+        bounds: ReplayBounds::default(),
+    };
     let (env, media) = (machine.env(), machine.media());
     let result = machine.run(async move {
         let pool = Pool::open(&env, &media, Box::new(staging), options).await?;

@@ -23,10 +23,9 @@ use crate::format::image::{IMAGE_PART_BYTES, encode_image};
 use crate::format::layout::{COPIES, ROOT_BYTES};
 use crate::format::record::{RecordBody, RecordHeader, record_bytes};
 use crate::format::root::{
-    CHANGE_BYTES_MAX, DIRECTORY_CHANGE_BYTES, DirectoryChange, Root, SEGMENT_CHANGE_BYTES, SegmentChange,
-    WindowSegment, WindowState,
+    DIRECTORY_CHANGE_BYTES, DirectoryChange, Root, SEGMENT_CHANGE_BYTES, SegmentChange, WindowSegment, WindowState,
 };
-use crate::limits::{BLOCK_BYTES, LEAF_ENTRIES};
+use crate::limits::BLOCK_BYTES;
 use crate::log::segments::SummaryState;
 use crate::log::{SegmentState, StreamKind};
 use crate::units::{Lba, NamespaceId, OpNo, SegmentId};
@@ -35,12 +34,9 @@ use crate::units::{Lba, NamespaceId, OpNo, SegmentId};
 const ANNOUNCED_TARGET: usize = 24;
 /// How often the lifetime counters are made durable while the host writes.
 const COUNTER_ROOT_NS: u64 = 5_000_000_000;
-/// Map changes that may be replayed at least and at most (rule 6.2).
-const WINDOW_MIN: u64 = 256 << 10;
-const WINDOW_MAX: u64 = 32 << 20;
 
 /// Lets the next checkpoint begin.
-struct Running<'a>(&'a Core);
+pub(super) struct Running<'a>(pub(super) &'a Core);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
@@ -55,12 +51,23 @@ impl Core {
         loop {
             self.checkpoint_wanted.notified().await;
             while self.latch.check().is_ok() && !self.stopping.get() && self.wants_checkpoint() {
+                let before = self.progress();
                 if let Err(error) = self.checkpoint(self.leaves_a_checkpoint()).await {
                     tracing::warn!("a checkpoint was given up: {error}");
                     break;
                 }
+                // a full pool: the next one would bring nothing either
+                if self.progress() == before {
+                    break;
+                }
             }
         }
+    }
+
+    /// What checkpoints advance.
+    fn progress(&self) -> (OpNo, usize) {
+        let state = self.state.borrow();
+        (state.root.replay_start, state.log.segments.announced_count())
     }
 
     /// Switches the root now and then while the host writes, so that a killed daemon loses little of the lifetime counters
@@ -79,36 +86,12 @@ impl Core {
         }
     }
 
-    fn wants_checkpoint(&self) -> bool {
-        let state = self.state.borrow();
-        let segments = &state.log.segments;
-        let announced_low = segments.announced_count() < self.announced_target() / 2 && segments.free_count() > 0;
-        announced_low || state.dirty.window() > self.window_limit(&state) / 2
-    }
-
-    /// Map changes that may be replayed: a quarter of what is mapped, within bounds.
-    fn window_limit(&self, state: &super::State) -> u64 {
-        let leaves: u64 = state.namespaces.values().map(|n| u64::from(n.directory.leaf_count())).sum();
-        (leaves * LEAF_ENTRIES as u64 / 4).clamp(WINDOW_MIN, WINDOW_MAX)
-    }
-
-    /// Asks for a checkpoint when the replay window has grown; called now and then by writers.
-    pub(super) fn mind_window(&self) {
-        let wanted = {
-            let state = self.state.borrow();
-            state.dirty.window() > WINDOW_MIN / 2 && state.dirty.window() > self.window_limit(&state) / 2
-        };
-        if wanted && !self.checkpointing.get() {
-            self.checkpoint_wanted.notify_all();
-        }
-    }
-
     /// Leaves written back by one checkpoint, at most: they fit into one segment, which the reserve has.
-    fn leaves_a_checkpoint(&self) -> usize {
+    pub(super) fn leaves_a_checkpoint(&self) -> usize {
         self.layout.segment_bytes as usize / BLOCK_BYTES * 3 / 4
     }
 
-    fn announced_target(&self) -> usize {
+    pub(super) fn announced_target(&self) -> usize {
         let count = self.state.borrow().log.segments.count();
         (count / 8).clamp(super::room::RESERVE_SEGMENTS + 1, ANNOUNCED_TARGET)
     }
@@ -147,13 +130,13 @@ impl Core {
         self.switch_root(usize::MAX, true).await
     }
 
-    async fn begin_checkpoint(&self) {
+    pub(super) async fn begin_checkpoint(&self) {
         while self.checkpointing.replace(true) {
             self.released.notified().await;
         }
     }
 
-    async fn switch_root(self: &Rc<Self>, leaves: usize, clean: bool) -> Result<()> {
+    pub(super) async fn switch_root(self: &Rc<Self>, leaves: usize, clean: bool) -> Result<()> {
         self.latch.check()?;
         // 1. segments for use next
         let announcing = self.choose_segments().await;
@@ -228,7 +211,7 @@ impl Core {
             let root = &self.state.borrow().root;
             root.directory.len() * DIRECTORY_CHANGE_BYTES + root.segments.len() * SEGMENT_CHANGE_BYTES
         };
-        if change_bytes <= CHANGE_BYTES_MAX / 2 {
+        if change_bytes <= self.bounds.image_bytes {
             return Ok(());
         }
         // directory and generations change only within checkpoints, and one runs at a time: this stays true until the end

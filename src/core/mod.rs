@@ -32,6 +32,7 @@ mod room;
 mod seal_segment;
 mod state;
 mod stats;
+mod window;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -40,6 +41,7 @@ use std::rc::Rc;
 pub use latch::Latch;
 pub use state::{Namespace, RootState, State};
 pub use stats::{NamespaceStats, Stats};
+pub use window::ReplayBounds;
 
 use crate::buf::BufPool;
 use crate::codec::CodecPool;
@@ -73,6 +75,8 @@ pub struct Core {
     pub codec: CodecPool,
     /// Why the pool takes no writes, if so.
     pub latch: Latch,
+    /// What may have to be replayed.
+    pub bounds: ReplayBounds,
     /// Counters.
     pub stats: Stats,
     bufs: BufPool,
@@ -103,6 +107,7 @@ pub struct Core {
 impl Core {
     /// An engine over recovered state. Nothing runs yet: see [`Core::start`].
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
     pub fn new(
         env: Env,
         media: Media,
@@ -111,6 +116,7 @@ impl Core {
         session: SessionId,
         state: State,
         codec: CodecPool,
+        bounds: ReplayBounds,
     ) -> Rc<Self> {
         Rc::new(Self {
             env,
@@ -121,6 +127,7 @@ impl Core {
             state: RefCell::new(state),
             codec,
             latch: Latch::default(),
+            bounds,
             stats: Stats::default(),
             bufs: BufPool::new(FRAGMENT_BUFS, FRAGMENT_BUF_BYTES),
             seal_counter: Cell::new(0),

@@ -40,6 +40,7 @@ use self::served::FrontEnds;
 use self::signals::StopSignals;
 use crate::codec::CodecPool;
 use crate::control::{BusyDevices, ControlServer, Medium, Served, socket_path};
+use crate::core::ReplayBounds;
 use crate::env::{Env, Mailbox, MailboxReceiver, mailbox};
 use crate::error::{Error, Result};
 use crate::fail;
@@ -131,7 +132,13 @@ pub fn serve(options: ServeOptions, tell: impl Fn(&Event) + 'static) -> Result<(
     })?;
     machine.run(async move {
         let codec = CodecPool::new(options.workers)?;
-        let open = OpenOptions { root_key: options.root_key, boot: boot_id()?, identity, codec };
+        let open = OpenOptions {
+            root_key: options.root_key,
+            boot: boot_id()?,
+            identity,
+            codec,
+            bounds: ReplayBounds::default(),
+        };
         let pool = Pool::open(&env, &media, Box::new(staging), open).await?;
         // it is empty: this is the only pool of the thread
         drop(helped.set(pool.clone()));

@@ -21,6 +21,8 @@ pub const CHANGE_BYTES_MAX: usize = 256 << 10;
 pub const DIRECTORY_CHANGE_BYTES: usize = 24;
 /// Bytes of a segment change.
 pub const SEGMENT_CHANGE_BYTES: usize = 8;
+/// Bytes of a segment of the replay window.
+pub const WINDOW_SEGMENT_BYTES: usize = 12;
 
 /// Why recovery looks at a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +146,7 @@ impl Root {
         let body = self.image_parts.len() * 8
             + self.image_generations.len() * SEGMENT_CHANGE_BYTES
             + self.sessions.len() * 16
-            + self.window.len() * 12
+            + self.window.len() * WINDOW_SEGMENT_BYTES
             + self.segments.len() * SEGMENT_CHANGE_BYTES
             + self.directory.len() * DIRECTORY_CHANGE_BYTES;
         (HEADER_BYTES + body + 8).next_multiple_of(4096)

@@ -201,6 +201,12 @@ impl SegmentTable {
         &self.window
     }
 
+    /// Segments that the last root listed for replay, and those opened since.
+    #[must_use]
+    pub fn window_len(&self) -> usize {
+        self.window.len()
+    }
+
     /// A device flush begins: it covers the summaries written so far.
     pub fn start_flush(&mut self) {
         self.each_summary(SummaryState::Written, SummaryState::Flushing);

@@ -10,7 +10,7 @@ use super::copies::{layout_of, read_superblock, read_table, write_superblock, wr
 use crate::canary::{self, Rule};
 use crate::codec::{CodecPool, Sealer};
 use crate::core::request::{NamespaceClient, Request};
-use crate::core::{Core, Namespace, NamespaceStats, RootState, State};
+use crate::core::{Core, Namespace, NamespaceStats, ReplayBounds, RootState, State};
 use crate::env::{Env, Mailbox, mailbox};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
@@ -38,6 +38,8 @@ pub struct OpenOptions {
     pub identity: (u64, u64),
     /// Compression and sealing: worker threads, or the simulator's.
     pub codec: CodecPool,
+    /// What may have to be replayed after a death.
+    pub bounds: ReplayBounds,
 }
 
 /// An open pool. Lives on the core's thread.
@@ -116,8 +118,8 @@ impl Pool {
         let region = new_region(&mut *staging, &superblock, session, &options, recovered.damage.is_empty())?;
         let parts = Parts { layout, superblock: &superblock, table, root: &root, session, region };
         let state = build_state(parts, &directories, &recovered, &options)?;
-        let OpenOptions { root_key, codec, .. } = options;
-        let core = Core::new(env.clone(), media.clone(), layout, superblock.pool, session, state, codec);
+        let OpenOptions { root_key, codec, bounds, .. } = options;
+        let core = Core::new(env.clone(), media.clone(), layout, superblock.pool, session, state, codec, bounds);
         let records = recovery::replay::replay(&core, &recovered.segments, root.replay_start).await?;
         step.end(format_args!("{records} records"));
         // 8. the root that ends the old serve and begins this one

@@ -8,6 +8,7 @@ use super::death::Death;
 use super::shared_memory::SharedMemory;
 use super::subject::{Host, Local, NamespacePlan, Serving, Subject};
 use crate::codec::CodecPool;
+use crate::core::ReplayBounds;
 use crate::core::request::NamespaceClient;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::slot::StagingHeader;
@@ -59,8 +60,20 @@ async fn open(host: &Host) -> Result<Rc<Pool>> {
         boot: host.boot,
         identity: IDENTITY,
         codec: CodecPool::simulated(host.env.clone()),
+        bounds: bounds(host),
     };
     Pool::open(&host.env, &media(host), Box::new(staging), options).await
+}
+
+/// Mostly bounds so small that the engine meets them: full images, writers that wait for leaves.
+fn bounds(host: &Host) -> ReplayBounds {
+    let real = ReplayBounds::default();
+    match (host.size >> 22) % 4 {
+        0 => real,
+        1 => ReplayBounds { changes_min: 256, image_bytes: 128, ..real },
+        2 => ReplayBounds { segments_max: 6, ..real },
+        _ => ReplayBounds { changes_min: 1024, changes_max: 2048, segments_max: 12, image_bytes: 64 },
+    }
 }
 
 fn spec(plan: &NamespacePlan) -> NamespaceSpec {

@@ -12,6 +12,7 @@ use std::task::{Poll, Waker};
 
 use plica::buf::{AlignedBuf, DataBuf};
 use plica::codec::CodecPool;
+use plica::core::ReplayBounds;
 use plica::core::request::{NamespaceClient, Reply, ReplySink, Request, RequestKind};
 use plica::env::executor::{Fifo, IdleWork};
 use plica::env::reactor::IoBuf;
@@ -311,7 +312,7 @@ async fn run_engine(
         now_unix: 0,
     };
     plica::pool::create(&env, &media, &create).await?;
-    let open = OpenOptions { root_key, boot: [0; 16], identity: (0, 0), codec };
+    let open = OpenOptions { root_key, boot: [0; 16], identity: (0, 0), codec, bounds: ReplayBounds::default() };
     let pool = Pool::open(&env, &media, Box::new(NoStore), open).await?;
     drop(helped.set(pool.clone()));
     let spec = NamespaceSpec {

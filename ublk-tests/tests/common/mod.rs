@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use plica::buf::DataBuf;
 use plica::codec::CodecPool;
+use plica::core::ReplayBounds;
 use plica::core::request::{NamespaceClient, Reply, ReplySink, Request, RequestKind};
 use plica::env::executor::Fifo;
 use plica::env::{Env, Executor, Reactor, Rng};
@@ -114,7 +115,13 @@ pub(crate) fn spec(blocks: u64) -> NamespaceSpec {
 
 /// Opens the pool, in the same boot always.
 pub(crate) async fn open(env: &Env, media: &Media, machine: &Machine) -> Result<Rc<Pool>> {
-    let options = OpenOptions { root_key: key(), boot: [1; 16], identity: (1, 2), codec: CodecPool::new(0).unwrap() };
+    let options = OpenOptions {
+        root_key: key(),
+        boot: [1; 16],
+        identity: (1, 2),
+        codec: CodecPool::new(0).unwrap(),
+        bounds: ReplayBounds::default(),
+    };
     Pool::open(env, media, Box::new(machine.clone()), options).await
 }
 

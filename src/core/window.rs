@@ -1,0 +1,105 @@
+//! The replay window: what recovery would have to replay, and how it is kept within bounds (rule 6.2, I10).
+//!
+//! ```text
+//!   changes since the oldest dirty leaf's first ─┬─ half the bound ─► a checkpoint is asked for
+//!   segments that roots list for replay ─────────┴─ the bound ──────► writers run checkpoints before they go on
+//! ```
+//!
+//! **Invariants.** A root always fits its slot: the segments that it lists are bounded, and so are the changes since its
+//! full image. **Failure.** When leaves cannot be written back for want of space, writers get `ENOSPC`; reads, flushes and
+//! discards go on.
+//!
+//! **Not here:** writing leaves back (`leaves`), switching roots (`checkpoint`).
+
+use std::rc::Rc;
+
+use super::Core;
+use super::checkpoint::Running;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::ROOT_BYTES;
+use crate::format::root::{CHANGE_BYTES_MAX, WINDOW_SEGMENT_BYTES};
+use crate::limits::LEAF_ENTRIES;
+
+/// Checkpoints that a writer runs before it gives up.
+const ATTEMPTS: usize = 8;
+
+/// Bounds of replay and of roots. The default is for real pools; the simulator takes small ones, to get there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplayBounds {
+    /// Map changes that may be replayed in any case.
+    pub changes_min: u64,
+    /// Map changes that may be replayed at most: between the two it is a quarter of the mapped blocks.
+    pub changes_max: u64,
+    /// Segments that a root may list for replay.
+    pub segments_max: usize,
+    /// Bytes of changes in a root from which on a full image is written.
+    pub image_bytes: usize,
+}
+
+impl Default for ReplayBounds {
+    fn default() -> Self {
+        Self {
+            changes_min: 256 << 10,
+            changes_max: 32 << 20,
+            segments_max: 12 << 10,
+            image_bytes: CHANGE_BYTES_MAX / 2,
+        }
+    }
+}
+
+// what is left of a root's slot holds its head, sessions and image parts
+const _: () = assert!((12 << 10) * WINDOW_SEGMENT_BYTES + CHANGE_BYTES_MAX <= ROOT_BYTES * 13 / 16);
+
+impl Core {
+    /// Whether segments for the host run out or the window has grown to half its bounds.
+    pub(super) fn wants_checkpoint(&self) -> bool {
+        let announced_low = {
+            let segments = &self.state.borrow().log.segments;
+            segments.announced_count() < self.announced_target() / 2 && segments.free_count() > 0
+        };
+        announced_low || self.window_exceeds(2)
+    }
+
+    /// Asks for a checkpoint when the window has grown; called by writers.
+    pub(super) fn mind_window(&self) {
+        if !self.checkpointing.get() && self.window_exceeds(2) {
+            self.checkpoint_wanted.notify_all();
+        }
+    }
+
+    /// Whether the window exceeds the `share`th part of its bounds.
+    pub(super) fn window_exceeds(&self, share: u64) -> bool {
+        let state = self.state.borrow();
+        if state.log.segments.window_len() as u64 > self.bounds.segments_max as u64 / share {
+            return true;
+        }
+        // the bound itself takes a look at every namespace: not for each write
+        let changes = state.dirty.window();
+        changes > self.bounds.changes_min / share && {
+            let leaves: u64 = state.namespaces.values().map(|n| u64::from(n.directory.leaf_count())).sum();
+            let quarter = leaves * LEAF_ENTRIES as u64 / 4;
+            changes > quarter.clamp(self.bounds.changes_min, self.bounds.changes_max) / share
+        }
+    }
+
+    /// Returns when the window is within its bounds; runs checkpoints to that end.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`] when leaves cannot be written back; the latch.
+    pub(super) async fn bound_window(self: &Rc<Self>) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            self.begin_checkpoint().await;
+            let _running = Running(self);
+            // others may have waited for the same
+            if !self.window_exceeds(1) {
+                return Ok(());
+            }
+            self.switch_root(self.leaves_a_checkpoint(), false).await?;
+        }
+        if self.window_exceeds(1) {
+            self.stats.no_space.add(1);
+            return Err(Error::new(ErrorKind::NoSpace, "the pool has no space to write its map back"));
+        }
+        Ok(())
+    }
+}
