@@ -16,7 +16,7 @@ use crate::format::superblock::{KeySource, LABEL_BYTES, Superblock};
 use crate::keys::RootKey;
 use crate::limits::BLOCK_SIZE;
 use crate::media::{Access, Device, DeviceKind, create_file};
-use crate::pool::{CreateOptions, create};
+use crate::pool::{CreateOptions, create, prepare};
 
 const HELP: &str = "\
 A file is made if it does not exist (readable by its owner only; it takes space as it is written). A block
@@ -26,6 +26,7 @@ refused, unless --force is given: then its content is lost.
 Examples:
   plica create pool.plica --size 16G --root-key pool.key
   plica create /dev/nvme1n1 --root-key /etc/plica/pool.key --label fast
+  plica create pool.plica --size 16G --root-key pool.key --prepare
   plica create pool.plica --size 16G --passphrase
   plica create pool.plica --size 16G --passphrase-fd 3 3< passphrase.txt";
 
@@ -50,6 +51,11 @@ pub(super) struct CreateArgs {
     /// Size of a segment: 1M, 2M or 4M [default: by the size of the pool]
     #[arg(long, value_name = "SIZE", value_parser = size::parse_segment_size)]
     segment_size: Option<u32>,
+
+    /// Write all of the pool's space once, now: takes a while, and the space; the first synchronous writes into a file are
+    /// faster for it
+    #[arg(long)]
+    prepare: bool,
 
     /// Give up what the file or device holds
     #[arg(long)]
@@ -122,12 +128,17 @@ impl CreateArgs {
         check_unused(&device, &self.pool, self.force)?;
         let mut machine = Machine::with_device(&device)?;
         let (env, media) = (machine.env(), machine.media());
-        let (label, segment_bytes) = (self.label.clone(), self.segment_size);
+        let (label, segment_bytes, prepares) = (self.label.clone(), self.segment_size, self.prepare);
         machine.run(async move {
             let now_unix = unix_now();
             let (label, root_key) = (&label, &root_key);
             let options = CreateOptions { label, segment_bytes, key_source, root_key, pool: None, now_unix };
-            create(&env, &media, &options).await
+            let superblock = create(&env, &media, &options).await?;
+            if prepares {
+                let mut progress = output::Progress::new("preparing");
+                prepare(&media, &superblock, |done, all| progress.at(done, all)).await?;
+            }
+            Ok(superblock)
         })
     }
 

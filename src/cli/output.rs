@@ -1,6 +1,6 @@
 //! What commands print: tables for people, JSON for programs.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
@@ -16,6 +16,32 @@ pub(super) fn print_json(value: &impl Serialize) {
     match serde_json::to_string_pretty(value) {
         Ok(text) => print(&(text + "\n")),
         Err(error) => tracing::error!(%error, "what is to be printed is no JSON"),
+    }
+}
+
+/// How far long work has come, on standard error if people look at it.
+pub(super) struct Progress {
+    what: &'static str,
+    shown: Option<u64>,
+}
+
+impl Progress {
+    /// Nothing has been done of `what`.
+    pub(super) fn new(what: &'static str) -> Self {
+        Self { what, shown: None }
+    }
+
+    /// `done` of `all` has been done.
+    pub(super) fn at(&mut self, done: u64, all: u64) {
+        let percent = done * 100 / all.max(1);
+        let mut err = io::stderr().lock();
+        if self.shown == Some(percent) || !err.is_terminal() {
+            return;
+        }
+        self.shown = Some(percent);
+        let end = if done == all { "\n" } else { "" };
+        // as with standard output
+        drop(write!(err, "\r{}: {percent} %{end}", self.what).and_then(|()| err.flush()));
     }
 }
 

@@ -63,6 +63,9 @@ impl Core {
 
     async fn write_zeros(&self, id: SegmentId, zeros: &mut Option<AlignedBuf>) -> Result<()> {
         let (start, bytes) = (self.layout.segment(id), u64::from(self.layout.segment_bytes));
+        if self.media.is_written(start, bytes) {
+            return Ok(());
+        }
         for at in (0..bytes).step_by(SLOT_BYTES) {
             let Some(buf) = zeros.take() else { unreachable!("writes give their buffer back") };
             let (buf, result) = self.media.write(start + at, IoBuf::Owned(buf), SLOT_BYTES).await;

@@ -231,7 +231,7 @@ impl Drop for Executor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::reactor::{Backend, Completion, Op};
+    use crate::env::reactor::{Backend, Completion, FileId, Op};
 
     struct Idle;
 
@@ -249,6 +249,10 @@ mod tests {
         }
 
         fn poll(&mut self, _wait: bool, _until: Option<u64>, _ended: &mut Vec<(usize, Completion)>) {}
+
+        fn is_written(&self, _file: FileId, _offset: u64, _len: u64) -> bool {
+            false
+        }
 
         fn unparker(&self) -> Arc<dyn Unpark> {
             Arc::new(Idle)

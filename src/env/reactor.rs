@@ -133,6 +133,9 @@ pub trait Backend {
     /// Reports operations that ended. With `wait`, sleeps until one ends, the time `until_ns` comes (if given) or the
     /// unparker is used.
     fn poll(&mut self, wait: bool, until_ns: Option<u64>, ended: &mut Vec<(usize, Completion)>);
+    /// Whether the whole range was written before, so that writing it changes no metadata of a filesystem. `false` when that
+    /// is not known.
+    fn is_written(&self, file: FileId, offset: u64, len: u64) -> bool;
     /// Wakes a sleeping [`Backend::poll`].
     fn unparker(&self) -> Arc<dyn Unpark>;
 }
@@ -173,6 +176,12 @@ impl Reactor {
     #[must_use]
     pub fn now_ns(&self) -> u64 {
         self.backend.borrow().now_ns()
+    }
+
+    /// See [`Backend::is_written`].
+    #[must_use]
+    pub fn is_written(&self, file: FileId, offset: u64, len: u64) -> bool {
+        self.backend.borrow().is_written(file, offset, len)
     }
 
     /// Wakes a sleeping [`Reactor::poll`] from any thread.

@@ -92,6 +92,12 @@ impl Media {
         self.0.lazy
     }
 
+    /// Whether the whole range was written before. `false` when that is not known.
+    #[must_use]
+    pub fn is_written(&self, offset: u64, len: u64) -> bool {
+        self.0.reactor.is_written(self.0.file, offset, len)
+    }
+
     /// What it was asked to do so far.
     #[must_use]
     pub fn stats(&self) -> &MediaStats {

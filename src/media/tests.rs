@@ -78,6 +78,22 @@ fn what_was_written_is_read() {
 }
 
 #[test]
+fn written_space_is_told_from_space_that_is_only_allocated() {
+    let mut world = world();
+    let media = world.media.clone();
+    world.run(async move {
+        media.allocate(0, 4 << 20).await.unwrap();
+        assert!(!media.is_written(0, 1 << 20), "allocated only");
+        write(&media, 1 << 20, 1, 1 << 20).await.unwrap();
+        media.flush().await.unwrap();
+        assert!(media.is_written(1 << 20, 1 << 20));
+        assert!(!media.is_written(1 << 20, (1 << 20) + 4096), "a hole behind it");
+        assert!(!media.is_written((1 << 20) - 4096, 8192), "a hole before it");
+        assert!(!media.is_written(SIZE, 4096), "outside");
+    });
+}
+
+#[test]
 fn out_of_range_is_an_error_and_the_buffer_comes_back() {
     let mut world = world();
     let media = world.media.clone();

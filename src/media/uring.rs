@@ -31,6 +31,7 @@ use std::time::Instant;
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use slab::Slab;
 
@@ -211,6 +212,12 @@ impl Backend for UringBackend {
         if wait {
             self.woken = false;
         }
+    }
+
+    fn is_written(&self, file: FileId, offset: u64, len: u64) -> bool {
+        // space that was only allocated counts as a hole
+        let hole = rustix::fs::seek(&*self.files[file.0].fd, SeekFrom::Hole(offset));
+        hole.is_ok_and(|hole| hole >= offset + len)
     }
 
     fn unparker(&self) -> Arc<dyn Unpark> {

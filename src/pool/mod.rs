@@ -12,10 +12,12 @@ mod copies;
 mod create;
 mod namespaces;
 mod open;
+mod prepare;
 mod status;
 
 pub use copies::{Inspection, inspect};
 pub use create::{CreateOptions, create};
 pub use namespaces::NamespaceSpec;
 pub use open::{OpenOptions, Pool};
+pub use prepare::prepare;
 pub use status::{NamespaceStatus, PoolStatus};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::death::{Death, Point};
 use super::machine::Machine;
+use crate::env::FileId;
 use crate::env::executor::Unpark;
 use crate::env::reactor::{Backend, Completion, Op};
 
@@ -35,6 +36,10 @@ impl Unpark for Awake {
 impl Backend for SimBackend {
     fn now_ns(&self) -> u64 {
         self.machine.borrow().clock
+    }
+
+    fn is_written(&self, _file: FileId, _offset: u64, _len: u64) -> bool {
+        false
     }
 
     fn submit(&mut self, token: usize, op: Op) {

@@ -43,14 +43,13 @@ fn root_key() -> RootKey {
     RootKey::from_bytes(&[0x42; 32])
 }
 
+/// Bits that depend on the pool's size alone, so that they stay the same for its life.
+fn dice(host: &Host) -> u64 {
+    (host.size >> 20).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50
+}
+
 fn media(host: &Host) -> Media {
-    Media::new(
-        host.env.reactor.clone(),
-        host.file,
-        host.size,
-        512 << ((host.size >> 20) % 2 * 3),
-        (host.size >> 21).is_multiple_of(2),
-    )
+    Media::new(host.env.reactor.clone(), host.file, host.size, 512 << ((host.size >> 20) % 2 * 3), dice(host) & 4 == 0)
 }
 
 async fn open(host: &Host) -> Result<Rc<Pool>> {
@@ -68,7 +67,7 @@ async fn open(host: &Host) -> Result<Rc<Pool>> {
 /// Mostly bounds so small that the engine meets them: full images, writers that wait for leaves.
 fn bounds(host: &Host) -> ReplayBounds {
     let real = ReplayBounds::default();
-    match (host.size >> 22) % 4 {
+    match dice(host) % 4 {
         0 => real,
         1 => ReplayBounds { changes_min: 256, image_bytes: 128, ..real },
         2 => ReplayBounds { segments_max: 6, ..real },

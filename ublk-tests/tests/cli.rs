@@ -6,7 +6,7 @@ mod program;
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -216,6 +216,22 @@ fn media_that_hold_something_are_refused() {
     // a pool whose first superblock is damaged is still one
     OpenOptions::new().write(true).open(&image).unwrap().write_all_at(&[0; 4096], 0).unwrap();
     place.plica(["create", &image, "--root-key", &key]).failed(1, "holds Plica pool");
+}
+
+#[test]
+fn a_prepared_pool_has_its_space_from_the_start() {
+    let place = Place::new();
+    let (key, pool) = (place.key(), place.pool());
+    let written = || std::fs::metadata(place.path("pool")).unwrap().blocks() * 512;
+    place.plica(["create", &pool, "--size", "64M", "--root-key", &key]).done();
+    assert!(written() < 4 << 20, "{} bytes are taken", written());
+    place.plica(["create", &pool, "--root-key", &key, "--force", "--prepare"]).done();
+    assert!(written() > 56 << 20, "{} bytes are taken", written());
+    place.on_pool("namespace create", ["db", "--size", "64M", "--root-key", &key]).done();
+    let bytes = sample(8 << 20, 5);
+    let daemon = place.serve();
+    write(&place, daemon.uri(), &bytes);
+    assert_eq!(read(&place, daemon.uri(), bytes.len()), bytes);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::codec::testing::{data_key, half_noise, noise};
 use crate::codec::{ENCODED_BYTES_MAX, FragmentName, Sealer, payload_hash};
 use crate::env::executor::{Fifo, IdleWork, Unpark};
 use crate::env::reactor::{Completion, Op};
-use crate::env::{Backend, Executor, Reactor};
+use crate::env::{Backend, Executor, FileId, Reactor};
 use crate::error::ErrorKind;
 use crate::format::{Cipher, Codec, Compression};
 use crate::limits::{BLOCK_BYTES, FRAGMENT_BYTES_MAX};
@@ -33,6 +33,10 @@ impl Unpark for Bell {
 }
 
 impl Backend for Sleeper {
+    fn is_written(&self, _file: FileId, _offset: u64, _len: u64) -> bool {
+        false
+    }
+
     fn now_ns(&self) -> u64 {
         0
     }
