@@ -25,6 +25,7 @@
 
 pub mod buf;
 pub mod canary;
+pub mod check;
 pub mod cli;
 pub mod codec;
 pub mod control;

@@ -12,7 +12,9 @@
 //! **Not here:** what commands do to a pool (`pool`, `daemon`).
 
 mod access;
+mod check;
 mod create;
+mod dump;
 mod failure;
 mod key;
 mod namespace;
@@ -20,6 +22,7 @@ mod offline;
 mod output;
 mod peek;
 mod pool_args;
+mod scrub;
 mod serve;
 mod size;
 mod status;
@@ -72,6 +75,14 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Show what a pool holds and what its daemon does
     Status(status::StatusArgs),
+    /// Check a pool that is not served for damage, changing nothing
+    Check(check::CheckArgs),
+    /// Read back and verify everything in use of a pool that is served
+    #[command(subcommand, after_help = scrub::HELP)]
+    Scrub(scrub::ScrubCommand),
+    /// Show what is where in a pool that is not served, for engineers
+    #[command(subcommand, after_help = dump::HELP)]
+    Dump(dump::DumpCommand),
     /// Stop the daemon that serves a pool, cleanly
     Stop(stop::StopArgs),
 }
@@ -88,6 +99,9 @@ impl Cli {
             Command::Namespace(command) => command.run(),
             Command::Serve(args) => args.run(),
             Command::Status(args) => args.run(),
+            Command::Check(args) => args.run(),
+            Command::Scrub(command) => command.run(),
+            Command::Dump(command) => command.run(),
             Command::Stop(args) => args.run(),
         };
         match result {
@@ -146,6 +160,19 @@ mod tests {
              --workers 4",
             "plica status pool",
             "plica status pool --json --run-dir /tmp/r",
+            "plica check pool",
+            "plica check pool --json --run-dir /tmp/r",
+            "plica scrub start pool",
+            "plica scrub start pool --rate 10M --wait",
+            "plica scrub pause pool",
+            "plica scrub resume pool",
+            "plica scrub stop pool",
+            "plica scrub status pool --json",
+            "plica dump root pool",
+            "plica dump segment pool 5 --json",
+            "plica dump batch pool 5 4096",
+            "plica dump leaf pool db 0",
+            "plica dump lba pool db 4711 --run-dir /tmp/r",
             "plica stop pool",
         ] {
             if let Err(error) = parse(line) {
@@ -176,6 +203,7 @@ mod tests {
             ("plica namespace create pool db --size 8192T", "4P"),
             ("plica serve pool --root-key k --transport iscsi", "auto"),
             ("plica serve pool", "--root-key"),
+            ("plica scrub start pool --rate 0", "1 byte"),
             ("plica serve pool --root-key k --queues 0", "1..="),
         ] {
             let error = parse(line).expect_err(line);

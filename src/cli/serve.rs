@@ -4,10 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::access::{Access, access, unexpected};
 use super::peek::peek;
 use super::pool_args::{KeyArgs, PoolArgs, key_is_required};
 use super::{Failure, output};
+use crate::control::{Answer, BusyDevices, Command};
 use crate::daemon::{self, Event, ServeOptions};
+use crate::keys::verify_key_check;
 
 const HELP: &str = "\
 Prints one line a namespace, `serving NAME as DEVICE` or `serving NAME at URI`, then `ready`, and serves until it
@@ -22,8 +25,12 @@ SIGTERM, SIGINT and SIGHUP stop it cleanly. A ublk device that is mounted or oth
 I/O waits for the next `plica serve`; `plica stop` refuses instead. A second signal ends the daemon at once, as a
 kill would.
 
+--take-over upgrades a daemon under mounted filesystems: the one that runs finishes what is under way, writes its
+map and ends; I/O waits until this one has taken its devices over. NBD clients are disconnected and connect again.
+
 Examples:
   plica serve pool.plica --root-key pool.key
+  plica serve pool.plica --root-key pool.key --take-over
   plica serve /dev/nvme1n1 db wal --root-key /etc/plica/pool.key --queues 4
   plica serve pool.plica --passphrase --transport nbd --nbd-socket /tmp/plica.sock --run-dir /dev/shm/plica
   nbdinfo 'nbd+unix:///db?socket=/tmp/plica.sock'";
@@ -53,6 +60,10 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     queues: u16,
 
+    /// Take a pool over from the daemon that serves it, which stops cleanly first; I/O on its block devices waits meanwhile
+    #[arg(long)]
+    take_over: bool,
+
     /// Threads that compress and encrypt [default: one less than there are CPUs; 0 leaves it to the core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=256))]
     workers: Option<u16>,
@@ -70,10 +81,16 @@ impl ServeArgs {
         let transport = self.choose_transport()?;
         daemon::check_placement(&self.pool.pool)?;
         let peek = peek(&self.pool.pool)?;
+        // whatever may keep this daemon from serving comes before the other one stops
+        let root_key = self.key.open(&peek.superblock)?;
+        verify_key_check(&root_key, peek.superblock.pool, &peek.superblock.key_check)?;
+        if self.take_over {
+            stop_other(&self.pool)?;
+        }
         let options = ServeOptions {
             path: self.pool.pool,
             pool: peek.superblock.pool,
-            root_key: self.key.open(&peek.superblock)?,
+            root_key,
             namespaces: self.names,
             transport,
             nbd_socket: self.nbd_socket,
@@ -105,6 +122,15 @@ impl ServeArgs {
                 }
             },
         }
+    }
+}
+
+/// Has the daemon that serves the pool, if there is one, leave its devices to the next.
+fn stop_other(pool: &PoolArgs) -> Result<(), Failure> {
+    let Access::Served(mut daemon) = access(pool)? else { return Ok(()) };
+    match daemon.ask(Command::Stop { devices: BusyDevices::Leave })? {
+        Answer::Done => Ok(daemon.wait_for_end()?),
+        other => Err(unexpected(&other)),
     }
 }
 

@@ -9,6 +9,7 @@ use super::output::{Align, Table};
 use super::pool_args::PoolArgs;
 use super::{Failure, output, size};
 use crate::control::{Answer, Command, NamespaceInfo, StatusReport};
+use crate::core::scrub::ScrubState;
 use crate::format::superblock::{KeySource, Superblock};
 use crate::pool::{Inspection, NamespaceStatus, PoolStatus};
 
@@ -178,6 +179,14 @@ fn figures(table: &mut Table, pool: &PoolStatus) {
     table.row(["flushes", &format!("{}, on the medium {}", pool.flushes, pool.media_flushes)]);
     if pool.corrupt > 0 {
         table.row(["CORRUPT", &format!("{} fragments did not verify and were answered with an error", pool.corrupt)]);
+    }
+    if pool.read_errors > 0 {
+        let text =
+            format!("{} fragments were not given back by the medium and were answered with an error", pool.read_errors);
+        table.row(["READ ERRORS", &text]);
+    }
+    if pool.scrub.state != ScrubState::Never {
+        table.row(["scrub", &super::scrub::summary(&pool.scrub)]);
     }
     if pool.no_space > 0 {
         table.row(["NO SPACE", &format!("{} writes were refused for want of space", pool.no_space)]);

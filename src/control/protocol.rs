@@ -8,6 +8,7 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::core::scrub::ScrubState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::format::namespaces::NamespaceEntry;
@@ -47,6 +48,16 @@ pub enum Command {
     NamespaceUnserve {
         /// Which.
         name: String,
+    },
+    /// Begin to read back and verify everything in use.
+    ScrubStart {
+        /// Bytes a second, at most.
+        rate: u64,
+    },
+    /// Pause, resume or stop the scrub that is on its way.
+    ScrubTurn {
+        /// Paused, running or stopped.
+        to: ScrubState,
     },
     /// Stop everything cleanly, then exit.
     Stop {

@@ -211,7 +211,7 @@ impl Core {
             let root = &self.state.borrow().root;
             root.directory.len() * DIRECTORY_CHANGE_BYTES + root.segments.len() * SEGMENT_CHANGE_BYTES
         };
-        if change_bytes <= self.bounds.image_bytes {
+        if change_bytes <= self.bounds.image_bytes && !self.scrub.image_wanted.take() {
             return Ok(());
         }
         // directory and generations change only within checkpoints, and one runs at a time: this stays true until the end

@@ -91,6 +91,7 @@ impl Core {
         spawner.spawn(self.clone().run_counter_roots()).detach();
         spawner.spawn(self.clone().run_preparation()).detach();
         spawner.spawn(self.clone().count_usage()).detach();
+        spawner.spawn(self.clone().run_scrub()).detach();
     }
 
     async fn run_inbox(self: Rc<Self>, mailbox: MailboxReceiver<(NamespaceId, Request)>, queues: Rc<Queues>) {

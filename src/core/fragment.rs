@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Core;
 use crate::buf::AlignedBuf;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::record::{RECORD_HEADER_BYTES, RecordBody, RecordHeader};
+use crate::format::record::{RECORD_HEADER_BYTES, RecordHeader};
 use crate::format::{Entry, Location};
 use crate::limits::GRANULE;
 use crate::units::{Lba, NamespaceId, SegmentId};
@@ -81,35 +81,16 @@ impl Core {
     }
 
     fn verify_record(&self, bytes: &[u8], location: &Location) -> Result<RecordHeader> {
-        let (header, check) = RecordHeader::decode(bytes)?;
-        let end = RECORD_HEADER_BYTES + usize::from(header.stored);
-        let Some(payload) = bytes.get(RECORD_HEADER_BYTES..end) else {
-            return Err(Error::corrupt("record", "length", bytes.len() as u64, end as u64));
-        };
         let place = self.state.borrow().log.place(location.segment, location.granule);
-        header.verify(check, crate::codec::payload_hash(payload), &place)?;
-        Ok(header)
-    }
-
-    /// Checks that a verified record is the fragment that holds this block of this namespace.
-    pub(super) fn check_fragment(header: &RecordHeader, id: NamespaceId, lba: Lba, location: &Location) -> Result<()> {
-        let RecordBody::Fragment { count, seal, .. } = header.body else {
-            return Err(Error::corrupt("fragment", "kind", 1, header.kind() as u64));
-        };
-        let first = lba.0.wrapping_sub(u64::from(location.index));
-        if header.namespace != id || header.first.0 != first || location.index >= count {
-            return Err(Error::corrupt("fragment", "first LBA", first, header.first.0));
-        }
-        if seal.check() != location.check {
-            return Err(Error::corrupt("fragment", "seal", u64::from(location.check), u64::from(seal.check())));
-        }
-        Ok(())
+        RecordHeader::decode_whole(bytes, &place).map(|(header, _)| header)
     }
 
     /// Counts and logs a fragment that could not be had, and makes the error for its LBAs.
     pub(super) fn lost_fragment(&self, id: NamespaceId, lba: Lba, entry: Entry, error: Error) -> Error {
-        if error.kind() == ErrorKind::Corrupt {
-            self.stats.corrupt.add(1);
+        match error.kind() {
+            ErrorKind::Corrupt => self.stats.corrupt.add(1),
+            ErrorKind::Io => self.stats.read_errors.add(1),
+            _ => {}
         }
         tracing::error!("namespace {id}, LBA {lba}: the block at {entry:?} cannot be read: {error}");
         error.within(format!("namespace {id}, LBA {lba}"))

@@ -29,6 +29,7 @@ mod prepare;
 mod read;
 pub mod request;
 mod room;
+pub mod scrub;
 mod seal_segment;
 mod state;
 mod stats;
@@ -79,6 +80,8 @@ pub struct Core {
     pub bounds: ReplayBounds,
     /// Counters.
     pub stats: Stats,
+    /// Everything in use read back.
+    pub scrub: scrub::Scrub,
     bufs: BufPool,
     seal_counter: Cell<u64>,
     flushing: Cell<bool>,
@@ -129,6 +132,7 @@ impl Core {
             latch: Latch::default(),
             bounds,
             stats: Stats::default(),
+            scrub: scrub::Scrub::default(),
             bufs: BufPool::new(FRAGMENT_BUFS, FRAGMENT_BUF_BYTES),
             seal_counter: Cell::new(0),
             flushing: Cell::new(false),

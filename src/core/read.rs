@@ -138,7 +138,7 @@ impl Core {
         self.unpin(location.segment);
         let opened = match header {
             Err(error) => Err((error, buf)),
-            Ok(header) => match Self::check_fragment(&header, id, run.lba, &location) {
+            Ok(header) => match header.check_fragment(id, run.lba, &location) {
                 Err(error) => Err((error, buf)),
                 Ok(()) => self.open(Fetched { buf, at, header }, sealer, scratch, urgent).await,
             },

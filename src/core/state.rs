@@ -117,6 +117,17 @@ impl State {
         }
     }
 
+    /// A leaf in memory is to be written again, though nothing changed: its image is damaged.
+    pub fn touch_leaf(&mut self, id: NamespaceId, leaf: u32) {
+        let now = self.log.next_op;
+        let slot = self.namespaces.get_mut(&id).and_then(|n| n.directory.slot_mut(leaf));
+        let Some(known) = slot.and_then(|slot| slot.leaf.as_mut()) else { return };
+        if known.dirty_since.is_none() {
+            known.dirty_since = Some(now);
+            self.dirty.push(id, leaf, now);
+        }
+    }
+
     /// The replay start that a root built now may name: every record up to it is in a leaf image.
     #[must_use]
     pub fn replay_start(&self) -> OpNo {

@@ -38,6 +38,8 @@ pub struct Stats {
     pub flushes: Counter,
     /// Fragments that did not verify.
     pub corrupt: Counter,
+    /// Fragments that the medium did not give back.
+    pub read_errors: Counter,
     /// Leaves written back.
     pub leaves_written: Counter,
     /// Roots switched to.

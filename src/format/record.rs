@@ -7,7 +7,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::cursor::{Reader, Writer};
-use super::entry::Tier;
+use super::entry::{Location, Tier};
 use super::image::IMAGE_PART_BYTES;
 use super::kinds::Codec;
 use super::leaf::LEAF_BYTES;
@@ -255,6 +255,38 @@ impl RecordHeader {
         } else {
             Err(Error::corrupt("record", "check", expected, check))
         }
+    }
+
+    /// Reads the record that starts `bytes`, whole, and compares its check (I5). Returns it with its payload.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Corrupt`] when it is not a record written at `place`, or `bytes` end before it does.
+    pub fn decode_whole<'a>(bytes: &'a [u8], place: &Place) -> Result<(Self, &'a [u8])> {
+        let (header, check) = Self::decode(bytes)?;
+        let end = RECORD_HEADER_BYTES + usize::from(header.stored);
+        let Some(payload) = bytes.get(RECORD_HEADER_BYTES..end) else {
+            return Err(Error::corrupt("record", "length", bytes.len() as u64, end as u64));
+        };
+        header.verify(check, xxh3_64(payload), place)?;
+        Ok((header, payload))
+    }
+
+    /// Checks that this verified record is the fragment that `location` means for a block of a namespace.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Corrupt`] when it is another.
+    pub fn check_fragment(&self, id: NamespaceId, lba: Lba, location: &Location) -> Result<()> {
+        let RecordBody::Fragment { count, seal, .. } = self.body else {
+            return Err(Error::corrupt("fragment", "kind", 1, self.kind() as u64));
+        };
+        let first = lba.0.wrapping_sub(u64::from(location.index));
+        if self.namespace != id || self.first.0 != first || location.index >= count {
+            return Err(Error::corrupt("fragment", "first LBA", first, self.first.0));
+        }
+        if seal.check() != location.check {
+            return Err(Error::corrupt("fragment", "seal", u64::from(location.check), u64::from(seal.check())));
+        }
+        Ok(())
     }
 
     /// Bytes that the record takes in a batch.

@@ -17,6 +17,7 @@
 mod batches;
 pub mod segments;
 mod stream;
+pub mod walk;
 
 pub use batches::{Batch, BatchId, BatchMemory, BatchState, Batches};
 pub use segments::{SegmentInfo, SegmentState, SegmentTable};

@@ -63,6 +63,16 @@ struct Inner {
     block: u32,
     lazy: bool,
     stats: MediaStats,
+    /// What reads find instead of what is on the medium.
+    patches: Rc<[Patch]>,
+}
+
+/// Bytes that are seen at a place of the medium without being there.
+pub struct Patch {
+    /// Where.
+    pub offset: u64,
+    /// What.
+    pub bytes: AlignedBuf,
 }
 
 impl Media {
@@ -71,7 +81,16 @@ impl Media {
     #[must_use]
     pub fn new(reactor: Rc<Reactor>, file: FileId, size: u64, block: u32, lazy: bool) -> Self {
         assert!(block.is_power_of_two() && block >= 512, "block of {block}");
-        Self(Rc::new(Inner { reactor, file, size, block, lazy, stats: MediaStats::default() }))
+        let (stats, patches) = (MediaStats::default(), Rc::default());
+        Self(Rc::new(Inner { reactor, file, size, block, lazy, stats, patches }))
+    }
+
+    /// The same medium with `patches` laid over it, for those who only look: writes are refused.
+    #[must_use]
+    pub fn patched(&self, patches: Vec<Patch>) -> Self {
+        let Inner { reactor, file, size, block, lazy, .. } = &*self.0;
+        let (reactor, stats, patches) = (reactor.clone(), MediaStats::default(), patches.into());
+        Self(Rc::new(Inner { reactor, file: *file, size: *size, block: *block, lazy: *lazy, stats, patches }))
     }
 
     /// Size in bytes.
@@ -123,10 +142,14 @@ impl Media {
             }
             Err(error) => Err((buf, error)),
         };
+        let patches = (!self.0.patches.is_empty()).then(|| self.0.patches.clone());
         async move {
             match started {
                 Ok(operation) => match operation.await {
-                    Completion { result, buf: Some(IoBuf::Owned(buf)) } => (buf, result.map(drop)),
+                    Completion { result, buf: Some(IoBuf::Owned(mut buf)) } => {
+                        patches.iter().flat_map(|p| p.iter()).for_each(|patch| patch.lay_over(offset, &mut buf[..len]));
+                        (buf, result.map(drop))
+                    }
                     other => unreachable!("a read gives its buffer back: {other:?}"),
                 },
                 Err((buf, error)) => (buf, Err(error)),
@@ -141,6 +164,9 @@ impl Media {
     /// [`ErrorKind::OutOfRange`], or what the medium reports.
     pub fn write(&self, offset: u64, buf: IoBuf, len: usize) -> impl Future<Output = (IoBuf, Result<()>)> + use<> {
         let started = match self.check("writing", offset, len as u64) {
+            Ok(()) if !self.0.patches.is_empty() => {
+                Err((buf, Error::new(ErrorKind::ReadOnly, "this view of the medium is only looked at")))
+            }
             Ok(()) => {
                 add(&self.0.stats.writes, 1);
                 add(&self.0.stats.written_bytes, len as u64);
@@ -205,6 +231,21 @@ impl Media {
             ));
         }
         Ok(())
+    }
+}
+
+impl Patch {
+    /// Lays the part of the patch that falls into `bytes`, which were read at `offset`, over them.
+    fn lay_over(&self, offset: u64, bytes: &mut [u8]) {
+        let start = self.offset.max(offset);
+        let end = (self.offset + self.bytes.len() as u64).min(offset + bytes.len() as u64);
+        if start < end {
+            let within = |from: u64| {
+                let at = |n: u64| usize::try_from(n - from).unwrap_or(usize::MAX);
+                at(start)..at(end)
+            };
+            bytes[within(offset)].copy_from_slice(&self.bytes[within(self.offset)]);
+        }
     }
 }
 

@@ -34,12 +34,12 @@ pub async fn inspect(media: &Media) -> Result<Inspection> {
 }
 
 /// The places of a pool's parts.
-pub(super) fn layout_of(superblock: &Superblock) -> Layout {
+pub(crate) fn layout_of(superblock: &Superblock) -> Layout {
     Layout { pool_bytes: superblock.pool_bytes, segment_bytes: superblock.segment_bytes }
 }
 
 /// The superblock, and whether both copies hold it.
-pub(super) async fn read_superblock(media: &Media) -> Result<(Superblock, bool)> {
+pub(crate) async fn read_superblock(media: &Media) -> Result<(Superblock, bool)> {
     let size = media.size() / SUPERBLOCK_BYTES as u64 * SUPERBLOCK_BYTES as u64;
     if size < 2 * SUPERBLOCK_BYTES as u64 {
         return Err(Error::new(ErrorKind::NotFound, "this is no Plica pool: it is too small to be one"));
@@ -88,7 +88,7 @@ async fn read_copy(media: &Media, offset: u64) -> Result<Superblock> {
 }
 
 /// The namespace table, and whether both copies hold it.
-pub(super) async fn read_table(media: &Media, layout: &Layout, pool: PoolId) -> Result<(NamespaceTable, bool)> {
+pub(crate) async fn read_table(media: &Media, layout: &Layout, pool: PoolId) -> Result<(NamespaceTable, bool)> {
     let mut copies = Vec::with_capacity(COPIES);
     for copy in 0..COPIES {
         let buf = AlignedBuf::zeroed(NAMESPACE_TABLE_BYTES);

@@ -16,8 +16,10 @@ mod prepare;
 mod status;
 
 pub use copies::{Inspection, inspect};
+pub(crate) use copies::{layout_of, read_superblock, read_table};
 pub use create::{CreateOptions, create};
 pub use namespaces::NamespaceSpec;
+pub(crate) use open::find_staged;
 pub use open::{OpenOptions, Pool};
 pub use prepare::prepare;
 pub use status::{NamespaceStatus, PoolStatus};

@@ -181,8 +181,27 @@ async fn adopt_staging(
     staging: &mut dyn StagingStore,
     options: &OpenOptions,
 ) -> Result<usize> {
-    if root.clean || root.boot != options.boot || canary::is_off(Rule::Adoption) {
+    if canary::is_off(Rule::Adoption) {
         return Ok(0);
+    }
+    match find_staged(root, staging, options.boot, options.identity)? {
+        Some(region) => recovery::adopt(media, layout, root, &region).await,
+        None => Ok(0),
+    }
+}
+
+/// The staging memory of a root's session, if it counts: after an unclean stop, in the same boot.
+///
+/// # Errors
+/// [`ErrorKind::Busy`] when it should be there and is not, or is another pool file's.
+pub(crate) fn find_staged(
+    root: &Root,
+    staging: &mut dyn StagingStore,
+    boot: [u8; 16],
+    (device, inode): (u64, u64),
+) -> Result<Option<Region>> {
+    if root.clean || root.boot != boot {
+        return Ok(None);
     }
     let Some(region) = staging.find(root.pool, root.session)? else {
         fail!(
@@ -196,8 +215,7 @@ async fn adopt_staging(
     let mut header = [0; STAGING_HEADER_BYTES];
     region.load_header(&mut header);
     let header = StagingHeader::decode(&header)?;
-    let (device, inode) = options.identity;
-    let expected = StagingHeader { pool: root.pool, session: root.session, boot: options.boot, device, inode };
+    let expected = StagingHeader { pool: root.pool, session: root.session, boot, device, inode };
     if header != expected {
         fail!(
             Busy,
@@ -206,7 +224,7 @@ async fn adopt_staging(
             root.session.0
         );
     }
-    recovery::adopt(media, layout, root, &region).await
+    Ok(Some(region))
 }
 
 fn new_region(

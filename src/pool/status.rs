@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Pool;
+use crate::core::scrub::ScrubStatus;
 use crate::format::superblock::Superblock;
 use crate::limits::BLOCK_SIZE;
 use crate::log::SegmentState;
@@ -46,6 +47,8 @@ pub struct PoolStatus {
     pub padding: u64,
     /// Fragments that did not verify, since the pool was opened.
     pub corrupt: u64,
+    /// Fragments that the medium did not give back, since the pool was opened.
+    pub read_errors: u64,
     /// Writes refused for want of space, since the pool was opened.
     pub no_space: u64,
     /// FLUSH requests since the pool was opened.
@@ -56,6 +59,8 @@ pub struct PoolStatus {
     pub leaves_written: u64,
     /// Roots since the pool was opened.
     pub roots: u64,
+    /// The scrub that is on its way, or the last one.
+    pub scrub: ScrubStatus,
     /// Namespaces.
     pub namespaces: Vec<NamespaceStatus>,
 }
@@ -120,11 +125,13 @@ impl Pool {
             overhead: stats.overhead.get(),
             padding: stats.padding.get(),
             corrupt: stats.corrupt.get(),
+            read_errors: stats.read_errors.get(),
             no_space: stats.no_space.get(),
             flushes: stats.flushes.get(),
             media_flushes: media.flushes.get(),
             leaves_written: stats.leaves_written.get(),
             roots: stats.roots.get(),
+            scrub: self.core.scrub.status(),
             namespaces: state.namespaces.values().map(namespace_status).collect(),
         }
     }

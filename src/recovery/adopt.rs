@@ -14,7 +14,7 @@ use crate::format::record::Place;
 use crate::format::root::Root;
 use crate::format::slot::Prelude;
 use crate::limits::{BLOCK_BYTES, GRANULE, SLOT_BYTES, SLOT_COUNT};
-use crate::media::Media;
+use crate::media::{Media, Patch};
 use crate::staging::Region;
 use crate::units::{Granule, OpNo};
 
@@ -25,26 +25,42 @@ use crate::units::{Granule, OpNo};
 pub async fn adopt(media: &Media, layout: &Layout, root: &Root, region: &Region) -> Result<usize> {
     let mut count = 0;
     for slot in 0..SLOT_COUNT {
-        let published = region.published_bytes(slot);
-        if published == 0 {
-            continue;
+        if let Some(Patch { offset, bytes }) = staged_batch(root, layout, region, slot)? {
+            let padded = bytes.len();
+            media.write(offset, IoBuf::Owned(bytes), padded).await.1?;
+            count += 1;
         }
-        let (place, bytes, padded) =
-            adopt_slot(root, layout, region, slot, published).map_err(|e| e.within(format!("staging slot {slot}")))?;
-        let offset = layout.segment(place.segment) + u64::from(place.granule.0 * GRANULE);
-        media.write(offset, IoBuf::Owned(bytes), padded).await.1?;
-        count += 1;
     }
     Ok(count)
 }
 
-fn adopt_slot(
+/// Every published slot with the place where it belongs, for those who only look.
+///
+/// # Errors
+/// A slot does not verify or does not belong to the root's window.
+pub fn staged_batches(layout: &Layout, root: &Root, region: &Region) -> Result<Vec<Patch>> {
+    (0..SLOT_COUNT).filter_map(|slot| staged_batch(root, layout, region, slot).transpose()).collect()
+}
+
+fn staged_batch(root: &Root, layout: &Layout, region: &Region, slot: usize) -> Result<Option<Patch>> {
+    let published = region.published_bytes(slot);
+    if published == 0 {
+        return Ok(None);
+    }
+    let complete = complete_slot(root, layout, region, slot, published);
+    let (place, bytes) = complete.map_err(|e| e.within(format!("staging slot {slot}")))?;
+    let offset = layout.segment(place.segment) + u64::from(place.granule.0 * GRANULE);
+    Ok(Some(Patch { offset, bytes }))
+}
+
+/// The batch of a slot, verified and with its header, padded to blocks.
+fn complete_slot(
     root: &Root,
     layout: &Layout,
     region: &Region,
     slot: usize,
     published: u64,
-) -> Result<(Place, AlignedBuf, usize)> {
+) -> Result<(Place, AlignedBuf)> {
     let prelude = Prelude::decode(&region.load_prelude(slot), root.pool, root.session)?;
     let Prelude { segment, generation, granule, first_op } = prelude;
     let listed = root.window.iter().any(|w| w.segment == segment && w.generation == generation);
@@ -81,5 +97,5 @@ fn adopt_slot(
     if !own.is_ok_and(|own| own.length == header.length && own.session == root.session) {
         bytes[..BATCH_HEADER_BYTES].copy_from_slice(&header.encode(&place));
     }
-    Ok((place, bytes, padded))
+    Ok((place, bytes))
 }

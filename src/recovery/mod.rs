@@ -15,9 +15,8 @@
 pub mod adopt;
 pub mod replay;
 pub mod roots;
-pub mod walk;
 pub mod window;
 
-pub use adopt::adopt;
+pub use adopt::{adopt, staged_batches};
 pub use roots::{Directories, load_image, newest_root};
-pub use window::{Recovered, scan_window};
+pub use window::{Recovered, RecoveredSegment, scan_window};

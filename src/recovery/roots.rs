@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::buf::AlignedBuf;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::Tier;
 use crate::format::entry::Entry;
 use crate::format::image::{IMAGE_PART_BYTES, decode_image};
 use crate::format::layout::{COPIES, Layout, ROOT_BYTES, ROOT_SLOTS};
 use crate::format::record::{Place, RECORD_HEADER_BYTES, RecordBody, RecordHeader};
 use crate::format::root::{LeafImage, Root};
-use crate::format::{Location, Tier};
 use crate::limits::GRANULE;
 use crate::media::Media;
 use crate::units::{Generation, NamespaceId, PoolId, SegmentId};
@@ -91,27 +91,13 @@ async fn read_part(media: &Media, layout: &Layout, root: &Root, entry: Entry, pa
     let len = usize::try_from(want - aligned).unwrap_or(usize::MAX);
     let (buf, result) = media.read(aligned, AlignedBuf::zeroed(len), len).await;
     result?;
-    let bytes = &buf[at..];
-    let (header, check) = RecordHeader::decode(bytes)?;
-    let end = RECORD_HEADER_BYTES + usize::from(header.stored);
-    let Some(payload) = bytes.get(RECORD_HEADER_BYTES..end) else {
-        return Err(Error::corrupt("image", "length", bytes.len() as u64, end as u64));
-    };
+    let generation = root.image_generations.iter().find(|change| change.segment == location.segment);
+    let generation = generation.map_or(Generation(0), |change| change.generation);
+    let place =
+        Place { pool: root.pool, tier: Tier::Ssd, segment: location.segment, generation, granule: location.granule };
+    let (header, payload) = RecordHeader::decode_whole(&buf[at..], &place)?;
     if header.body != (RecordBody::Image { image: root.image, part }) {
         return Err(Error::corrupt("image", "part", part, header.kind() as u64));
     }
-    verify_part(&header, check, payload, root, &location)?;
     Ok(payload.to_vec())
-}
-
-fn verify_part(header: &RecordHeader, check: u64, payload: &[u8], root: &Root, location: &Location) -> Result<()> {
-    let hash = crate::codec::payload_hash(payload);
-    let generation = root
-        .image_generations
-        .iter()
-        .find(|change| change.segment == location.segment)
-        .map_or(Generation(0), |change| change.generation);
-    let place =
-        Place { pool: root.pool, tier: Tier::Ssd, segment: location.segment, generation, granule: location.granule };
-    header.verify(check, hash, &place)
 }

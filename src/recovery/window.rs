@@ -1,6 +1,5 @@
 //! The replay window: every segment that the root lists, read by its summary or walked.
 
-use super::walk::{Acceptance, Walked, walk_segment};
 use crate::buf::AlignedBuf;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::Place;
@@ -8,6 +7,7 @@ use crate::format::root::{Root, WindowSegment, WindowState};
 use crate::format::summary::{Change, SummaryEntry, decode_footer, decode_summary, summary_bytes};
 use crate::format::{Tier, layout::Layout};
 use crate::limits::BLOCK_BYTES;
+use crate::log::walk::{Acceptance, Walked, walk_segment};
 use crate::media::Media;
 use crate::units::{Granule, OpNo, SegmentId};
 
@@ -17,8 +17,10 @@ pub struct RecoveredSegment {
     pub listed: WindowSegment,
     /// Its records.
     pub records: Vec<SummaryEntry>,
-    /// Where appending may go on, if it was walked.
+    /// Where appending may go on, if it was walked to its end.
     pub end: Option<u32>,
+    /// The walk met damage of what was durable: there may be more records than these.
+    pub is_damaged: bool,
 }
 
 /// Everything that the window holds.
@@ -52,7 +54,7 @@ pub async fn scan_window(media: &Media, layout: &Layout, root: &Root) -> Result<
         if let Some(records) = trusted_summary(media, layout, listed, &place).await? {
             let top = records.iter().map(|r| r.op).max().unwrap_or_default();
             recovered.accepted = recovered.accepted.max(top);
-            recovered.segments.push(RecoveredSegment { listed: *listed, records, end: None });
+            recovered.segments.push(RecoveredSegment { listed: *listed, records, end: None, is_damaged: false });
             continue;
         }
         let Walked { records, end, highest_accepted, settled: said, highest, damage, bad_below } =
@@ -61,9 +63,19 @@ pub async fn scan_window(media: &Media, layout: &Layout, root: &Root) -> Result<
         recovered.accepted = recovered.accepted.max(highest_accepted);
         settled = settled.max(said);
         let at = format!("segment {} at byte {end}", listed.segment);
-        recovered.damage.extend(damage.map(|e| format!("{at}: {e}, though it was durable")));
+        let is_damaged = damage.is_some();
+        if let Some(error) = damage {
+            let text = format!("{at}: {error}, though it was durable");
+            // after a clean stop the map has all of it: who reads it gets an error, and nobody appends there
+            if root.clean {
+                tracing::error!("{text}; what is behind it is read as far as it verifies");
+            } else {
+                recovered.damage.push(text);
+            }
+        }
         bad.extend(bad_below.map(|op| (at, op)));
-        recovered.segments.push(RecoveredSegment { listed: *listed, records, end: Some(end) });
+        let end = (!is_damaged).then_some(end);
+        recovered.segments.push(RecoveredSegment { listed: *listed, records, end, is_damaged });
     }
     recovered.highest = recovered.highest.max(recovered.accepted);
     for (at, op) in bad.into_iter().filter(|(_, op)| *op > root.replay_start && *op <= settled) {

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use super::death::Death;
 use super::shared_memory::SharedMemory;
 use super::subject::{Host, Local, NamespacePlan, Serving, Subject};
+use crate::check::{Staged, check};
 use crate::codec::CodecPool;
 use crate::core::ReplayBounds;
 use crate::core::request::NamespaceClient;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::root::Root;
 use crate::format::slot::StagingHeader;
 use crate::format::superblock::KeySource;
 use crate::format::{Cipher, Compression};
@@ -18,7 +20,7 @@ use crate::keys::RootKey;
 use crate::limits::BLOCK_SIZE;
 use crate::log::segments::SummaryState;
 use crate::media::Media;
-use crate::pool::{CreateOptions, NamespaceSpec, OpenOptions, Pool, create};
+use crate::pool::{CreateOptions, NamespaceSpec, OpenOptions, Pool, create, find_staged};
 use crate::staging::{Region, StagingStore};
 use crate::units::{PoolId, SessionId};
 
@@ -62,6 +64,22 @@ async fn open(host: &Host) -> Result<Rc<Pool>> {
         bounds: bounds(host),
     };
     Pool::open(&host.env, &media(host), Box::new(staging), options).await
+}
+
+/// What `plica check` would say of the pool as the last daemon left it.
+async fn check_pool(host: &Host) -> Result<()> {
+    let mut staging = SimStaging { memory: host.shared_memory.clone(), death: host.death.clone() };
+    let boot = host.boot;
+    let staged = move |root: &Root| match find_staged(root, &mut staging, boot, IDENTITY) {
+        Ok(None) => Staged::Void,
+        Ok(Some(region)) => Staged::Region(region),
+        Err(error) => Staged::Missing(error.to_string()),
+    };
+    let report = check(&media(host), staged, |_, _| ()).await?;
+    if report.damage.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Corrupt, format!("a check found damage: {:?}", report.damage)))
 }
 
 /// Mostly bounds so small that the engine meets them: full images, writers that wait for leaves.
@@ -113,6 +131,9 @@ impl Subject for Engine {
     fn open(&self, host: Host) -> Local<Result<Rc<dyn Serving>>> {
         let names = self.names.borrow().clone();
         Box::pin(async move {
+            if host.checks {
+                check_pool(&host).await?;
+            }
             let pool = open(&host).await?;
             let clients = names.iter().map(|name| pool.client(name)).collect::<Result<_>>()?;
             let serving: Rc<dyn Serving> = Rc::new(ServedPool { pool, clients });

@@ -36,6 +36,9 @@ pub struct Host {
     pub boot: [u8; 16],
     /// When this daemon dies.
     pub death: Arc<Death>,
+    /// Whether the pool is to be looked at before it is opened: media that are well hold no damage, whenever daemon and
+    /// machine died.
+    pub checks: bool,
 }
 
 /// A namespace to be made.

@@ -248,6 +248,7 @@ impl<'a> World<'a> {
             shared_memory: self.shared_memory.clone(),
             boot: self.boot,
             death: death.clone(),
+            checks: self.plan.failing == Failing::Never && self.rng.u8(0..3) == 0,
         };
         (executor, host)
     }

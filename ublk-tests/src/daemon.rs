@@ -103,10 +103,22 @@ impl Pool {
     /// # Errors
     /// When the daemon ends or says nothing in time, with what it said.
     pub fn serve(&self, transport: Transport, names: &[&str]) -> Result<Daemon> {
+        self.start(transport, names, &[])
+    }
+
+    /// Takes a pool over from the daemon that serves it on block devices; returns when all `names` are there.
+    ///
+    /// # Errors
+    /// When the daemon ends or says nothing in time, with what it said.
+    pub fn take_over(&self, names: &[&str]) -> Result<Daemon> {
+        self.start(Transport::Ublk, names, &["--take-over"])
+    }
+
+    fn start(&self, transport: Transport, names: &[&str], options: &[&str]) -> Result<Daemon> {
         let log = self.directory.join("daemon.log");
         let errors = File::options().create(true).append(true).open(&log).map_err(Failure::io(log.display()))?;
         let mut command = Command::new(binaries::plica()?);
-        command.arg("serve").arg(&self.path).arg("--root-key").arg(self.key());
+        command.arg("serve").arg(&self.path).arg("--root-key").arg(self.key()).args(options);
         match transport {
             Transport::Ublk => command.args(["--transport", "ublk"]),
             Transport::Nbd => command.args(["--transport", "nbd", "--nbd-socket"]).arg(self.socket()),

@@ -45,6 +45,8 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("daemon-death", daemon_death::under_fio),
     ("daemon-death-acknowledged", daemon_death::nothing_acknowledged_is_lost),
     ("daemon-death-mounted", daemon_death::mounted),
+    ("daemon-death-hundred", daemon_death::hundred),
+    ("upgrades", daemon_death::upgrades),
     ("refusals", daemon_death::refusals),
     ("postgres-crash", postgres::crash),
     ("nbd-client", nbd_client::filesystem),

@@ -46,6 +46,8 @@ scenarios! {
     daemon_death "daemon-death"
     daemon_death_acknowledged "daemon-death-acknowledged"
     daemon_death_mounted "daemon-death-mounted"
+    daemon_death_hundred "daemon-death-hundred"
+    upgrades "upgrades"
     refusals "refusals"
     postgres_crash "postgres-crash"
     nbd_client "nbd-client"

@@ -15,8 +15,22 @@ use crate::{
 
 const DEATHS: u64 = 8;
 
-/// SIGKILL under verified load, again and again; fio sees no error.
+/// Deaths of the long run.
+const MANY_DEATHS: u64 = 100;
+/// Upgrades under load.
+const UPGRADES: u64 = 10;
+
+/// SIGKILL under verified load; fio sees no error.
 pub(super) fn under_fio(place: &Place) -> Result<()> {
+    deaths_under_fio(place, DEATHS, 2500)
+}
+
+/// The same a hundred times, also while the last death is being recovered from.
+pub(super) fn hundred(place: &Place) -> Result<()> {
+    deaths_under_fio(place, MANY_DEATHS, 600)
+}
+
+fn deaths_under_fio(place: &Place, deaths: u64, longest_ms: u64) -> Result<()> {
     let (pool, mut daemon, device) = place.served(&Namespace::new("data", "1G"))?;
     let stop = place.path("stop");
     // Each run of fio is short, and verified at its end; the next writes over it with other sizes.
@@ -24,8 +38,8 @@ pub(super) fn under_fio(place: &Place) -> Result<()> {
                 --bsrange=4k-128k --name=c --offset=128M --rw=write --bs=64k --fdatasync=16";
     let mut load = sh(format!("while [ ! -e {} ]; do {}; done", stop.display(), fio_line(&device, jobs))).start()?;
     let mut random = fastrand::Rng::with_seed(40);
-    for death in 0..DEATHS {
-        thread::sleep(Duration::from_millis(random.u64(300..2500)));
+    for death in 0..deaths {
+        thread::sleep(Duration::from_millis(random.u64(0..longest_ms)));
         ensure(load.is_running()?, || format!("fio was over before death {death}"))?;
         daemon.kill()?;
         thread::sleep(Duration::from_millis(random.u64(0..300)));
@@ -36,6 +50,43 @@ pub(super) fn under_fio(place: &Place) -> Result<()> {
     sh(format!("touch {}", stop.display())).ok()?;
     let load = load.finish(Duration::from_secs(300))?;
     ensure(load.status.success(), || load.failure("fio").to_string())?;
+    no_io_error()?;
+    daemon.stop()
+}
+
+/// A new daemon takes over under verified load and under a mounted filesystem; nobody sees an error, and there is nothing
+/// to recover.
+pub(super) fn upgrades(place: &Place) -> Result<()> {
+    let (pool, mut daemon, device) = place.served(&Namespace::new("data", "1G"))?;
+    let (stop, mount) = (place.path("stop"), place.path("mount"));
+    let (device_text, mount_text) = (device.display(), mount.display());
+    sh(format!("mkfs.ext4 -q {device_text} 512M; mkdir -p {mount_text}; mount {device_text} {mount_text}")).ok()?;
+    let job = "--offset=640M --size=16M --iodepth=8 --name=a --rw=randwrite --bsrange=4k-64k";
+    let verified = fio_line(&device, job);
+    let copy = format!("rm -rf {mount_text}/x; cp -a /usr/include/linux {mount_text}/x; sync -f {mount_text}");
+    let done = stop.display();
+    let mut load =
+        sh(format!("while [ ! -e {done} ]; do {copy}; done & while [ ! -e {done} ]; do {verified}; done; wait"))
+            .start()?;
+    let mut random = fastrand::Rng::with_seed(8);
+    for upgrade in 0..UPGRADES {
+        thread::sleep(Duration::from_millis(random.u64(100..1500)));
+        ensure(load.is_running()?, || format!("the load was over before upgrade {upgrade}"))?;
+        let next = pool.take_over(&["data"])?;
+        daemon.expect_end()?;
+        let again = next.device("data")?;
+        ensure(again == device, || format!("{} came back as {}", device.display(), again.display()))?;
+        daemon = next;
+    }
+    sh(format!("touch {done}")).ok()?;
+    let load = load.finish(Duration::from_secs(300))?;
+    ensure(load.status.success(), || load.failure("fio or cp").to_string())?;
+    sh(format!(
+        "echo 3 > /proc/sys/vm/drop_caches; diff -r /usr/include/linux {mount_text}/x
+        umount {mount_text}; e2fsck -fn {device_text}"
+    ))
+    .limit(300)
+    .ok()?;
     no_io_error()?;
     daemon.stop()
 }

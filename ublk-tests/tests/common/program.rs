@@ -1,6 +1,7 @@
 //! The `plica` program under test: its files, its daemon, what it says and exits with.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -1,13 +1,13 @@
 //! Walking a segment that has no trusted summary: batch after batch, every record verified (FORMAT.md, recovery 4). Pure.
 
+use super::summary_entry;
 use crate::canary::{self, Rule};
 use crate::error::{Error, Result};
 use crate::format::batch::{BATCH_HEADER_BYTES, BatchHeader, walk_records};
-use crate::format::record::Place;
+use crate::format::record::{Place, RecordHeader};
 use crate::format::root::WindowSession;
 use crate::format::summary::SummaryEntry;
 use crate::limits::{BLOCK_SIZE, GRANULE};
-use crate::log::summary_entry;
 use crate::units::{Granule, OpNo, SessionId};
 
 /// Which batches count.
@@ -79,6 +79,29 @@ pub fn walk_segment(bytes: &[u8], place: &Place, end: u32, acceptance: &Acceptan
     }
     look_behind(&mut walked, bytes, place, acceptance);
     walked
+}
+
+/// Every record that can be found in the bytes of a whole segment at `place` (granule 0), whether or not it verifies and
+/// recovery would accept it: for those who look, not for recovery. A batch whose header does not verify hides its records.
+#[must_use]
+pub fn walk_all(bytes: &[u8], place: &Place) -> Vec<SummaryEntry> {
+    let (mut at, mut all) = (0, Vec::new());
+    while let Some(rest) = bytes.get(at as usize..).filter(|rest| !rest.is_empty()) {
+        let here = place.at(Granule(at / GRANULE));
+        let Ok(header) = BatchHeader::decode(rest, &here) else {
+            at += BLOCK_SIZE;
+            continue;
+        };
+        let mut within = BATCH_HEADER_BYTES;
+        while let Some(record) = rest.get(within..header.length as usize).filter(|record| !record.is_empty()) {
+            let Ok((record, _)) = RecordHeader::decode(record) else { break };
+            let op = OpNo(header.first_op.0 + u64::from(record.op_delta));
+            all.push(summary_entry(&record, &here.at(Granule(here.granule.0 + granules(within))), op));
+            within += record.record_bytes();
+        }
+        at += header.length.next_multiple_of(BLOCK_SIZE);
+    }
+    all
 }
 
 fn accept(walked: &mut Walked, acceptance: &Acceptance<'_>, header: &BatchHeader, records: Vec<SummaryEntry>) {
