@@ -6,14 +6,17 @@
 
 mod daemon_death;
 mod discard;
+pub mod files;
 mod filesystem;
 mod many;
+mod mariadb;
 mod nbd_client;
 mod postgres;
 mod verify;
 
 use std::path::{Path, PathBuf};
 
+pub use mariadb::{MAKE_FILESYSTEM, MARIADB_AFTER, MARIADB_BEFORE, MariaDb};
 pub use postgres::{AFTER_CUT, BEFORE_CUT, Cluster};
 
 use crate::{

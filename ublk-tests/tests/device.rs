@@ -13,9 +13,10 @@ fn run(name: &str) {
 }
 
 macro_rules! scenarios {
-    ($($test:ident $name:literal)*) => {
+    ($($(#[$attribute:meta])* $test:ident $name:literal)*) => {
         $(
             #[test]
+            $(#[$attribute])*
             fn $test() {
                 run($name);
             }
@@ -46,6 +47,7 @@ scenarios! {
     daemon_death "daemon-death"
     daemon_death_acknowledged "daemon-death-acknowledged"
     daemon_death_mounted "daemon-death-mounted"
+    #[ignore = "takes eight minutes: scripts/test --long"]
     daemon_death_hundred "daemon-death-hundred"
     upgrades "upgrades"
     refusals "refusals"

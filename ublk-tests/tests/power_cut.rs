@@ -22,7 +22,10 @@ use ublk_tests::{
     Failure, Result, binaries,
     command::Cmd,
     log_writes::{Keep, Log, Tally, cut},
-    scenario::{AFTER_CUT, BEFORE_CUT},
+    scenario::{
+        AFTER_CUT, BEFORE_CUT, MARIADB_AFTER, MARIADB_BEFORE,
+        files::{FILES_AFTER, FILES_BEFORE},
+    },
     vm::Vm,
     workload::{Found, MARK_EVERY, Plan, Summary, Witness, parse_found},
 };
@@ -146,20 +149,63 @@ fn nothing_flushed_is_lost_over_twenty_power_cuts() {
 
 #[test]
 fn postgres_keeps_every_committed_row_over_power_cuts() {
-    let mut bench = Bench::new("PostgreSQL");
+    database_keeps_every_committed_row("PostgreSQL", BEFORE_CUT, AFTER_CUT);
+}
+
+#[test]
+fn innodb_without_doublewrite_keeps_every_committed_row_over_power_cuts() {
+    database_keeps_every_committed_row("InnoDB", MARIADB_BEFORE, MARIADB_AFTER);
+}
+
+fn database_keeps_every_committed_row(name: &str, before: &str, after: &str) {
+    let mut bench = Bench::new(name);
     let keys = bench.path("keys");
     let mut rows = 0;
     for round in 0..rounds(3) {
         let create = if round == 0 { "create" } else { "" };
-        let run = format!("{BEFORE_CUT} /dev/mapper/plica-log {} plica-log {rows} {create}", keys.display());
+        let run = format!("{before} /dev/mapper/plica-log {} plica-log {rows} {create}", keys.display());
         let (log, last_mark) = bench.run_until_cut(&run).unwrap();
         println!("round {round}: {} entries, last mark {last_mark}", log.entries().len());
         let (done, _) = bench.cut_somewhere(&log, "cut").unwrap();
-        let lines = bench.check("cut", &format!("{AFTER_CUT} $VM_DISK0 {}", keys.display())).unwrap();
+        let lines = bench.check("cut", &format!("{after} $VM_DISK0 {}", keys.display())).unwrap();
         let found = lines.iter().find_map(|line| line.strip_prefix("rows ")?.parse().ok()).unwrap();
         assert!((done..=last_mark + 40).contains(&found), "{done} rows were committed, {found} are there");
         println!("  {done} rows were committed, {found} are there");
         rows = found;
+        bench.rebase("cut").unwrap();
+    }
+}
+
+#[test]
+fn ext4_keeps_every_synchronised_file_over_power_cuts() {
+    filesystem_keeps_every_synchronised_file("ext4");
+}
+
+#[test]
+fn xfs_keeps_every_synchronised_file_over_power_cuts() {
+    filesystem_keeps_every_synchronised_file("xfs");
+}
+
+#[test]
+fn btrfs_keeps_every_synchronised_file_over_power_cuts() {
+    filesystem_keeps_every_synchronised_file("btrfs");
+}
+
+fn filesystem_keeps_every_synchronised_file(kind: &str) {
+    let mut bench = Bench::new(kind);
+    let keys = bench.path("keys");
+    let mut next = 0;
+    for round in 0..rounds(2) {
+        let create = if round == 0 { "create" } else { "" };
+        let run = format!("{FILES_BEFORE} {kind} /dev/mapper/plica-log {} plica-log {next} {create}", keys.display());
+        let (log, last_mark) = bench.run_until_cut(&run).unwrap();
+        println!("round {round}: {} entries, last mark {last_mark}", log.entries().len());
+        let (done, _) = bench.cut_somewhere(&log, "cut").unwrap();
+        // writes go on for a moment after the last mark that came out
+        let after = format!("{FILES_AFTER} {kind} $VM_DISK0 {} {done} {}", keys.display(), last_mark + 64);
+        let lines = bench.check("cut", &after).unwrap();
+        next = lines.iter().find_map(|line| line.strip_prefix("writes ")?.parse().ok()).unwrap();
+        println!("  {done} files were synchronised, all are there");
         bench.rebase("cut").unwrap();
     }
 }

@@ -1,6 +1,6 @@
 //! The engine under the simulator: fixed seeds, fresh seeds, one seed by hand.
 //!
-//! `PLICA_SIM_SEEDS=N` sets how many fixed seeds run (default 500), `PLICA_SIM_FRESH=N` how many fresh ones (default
+//! `PLICA_SIM_SEEDS=N` sets how many fixed seeds run (default 1340), `PLICA_SIM_FRESH=N` how many fresh ones (default
 //! 20); `PLICA_SIM_SEED=S cargo test -p ublk-tests --test simulation one_seed` runs one and prints what happens, with
 //! `PLICA_SIM_FAILING=errors` or `silently` on media that fail.
 
@@ -43,7 +43,7 @@ fn green_all(seeds: impl Iterator<Item = u64>, plan: fn(u64) -> Plan) -> (u64, u
 
 #[test]
 fn fixed_seeds() {
-    let count = number("PLICA_SIM_SEEDS", 500);
+    let count = number("PLICA_SIM_SEEDS", 1340);
     let (requests, deaths, losses) = green_all(0..count, Plan::of);
     println!("{count} seeds: {requests} requests, {deaths} deaths of daemons, {losses} losses of power");
     assert!(count < 100 || (deaths > count / 4 && losses > count / 4), "the runs are too peaceful");
@@ -61,13 +61,13 @@ fn fresh_seeds() {
 
 #[test]
 fn media_that_report_errors() {
-    let count = number("PLICA_SIM_SEEDS", 500) / 4;
+    let count = number("PLICA_SIM_SEEDS", 1340) / 4;
     green_all(0..count, |seed| Plan::failing(seed, Failing::Errors));
 }
 
 #[test]
 fn media_that_damage_silently() {
-    let count = number("PLICA_SIM_SEEDS", 500) / 4;
+    let count = number("PLICA_SIM_SEEDS", 1340) / 4;
     green_all(0..count, |seed| Plan::failing(seed, Failing::Silently));
 }
 

@@ -4,15 +4,24 @@
 //! - `scenarios`: their names
 //! - `cut-run POOL DIRECTORY LOG SEED BLOCKS FIRST [create]`: (makes and) serves a pool, then the workload, for ever
 //! - `cut-check POOL DIRECTORY SEED BLOCKS`: serves the pool and prints what each block is
+//! - `files-before KIND POOL DIRECTORY LOG FIRST [create]`, `files-after KIND POOL DIRECTORY DONE LAST`
+//! - `mariadb-before POOL DIRECTORY LOG FIRST [create]`, `mariadb-after POOL DIRECTORY`
 //! - `postgres-before POOL DIRECTORY LOG FIRST [create]`, `postgres-after POOL DIRECTORY`
 
-use std::{env, path::Path, process::ExitCode};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use ublk_tests::{
     Failure, Result,
     command::sh,
-    daemon::{Namespace, Pool},
-    scenario::{self, Cluster},
+    daemon::{Daemon, Namespace, Pool},
+    scenario::{
+        self, Cluster, MariaDb,
+        files::{self, FILES_AFTER, FILES_BEFORE},
+    },
     workload::{self, Device, Plan},
 };
 
@@ -36,14 +45,8 @@ fn command(args: &[&str]) -> Result<()> {
         }
         ["scenario", name, directory] => scenario::run(name, Path::new(directory)),
         ["cut-run", pool, directory, log, seed, blocks, first, rest @ ..] => {
-            let plan = plan(seed, blocks)?;
-            let pool = Pool::at(*pool, *directory);
-            if *rest == ["create"] {
-                pool.create(None, &[Namespace::new("data", "512M")])?;
-                keep_key(directory)?;
-            }
-            let (_daemon, device) = scenario::serve(&pool)?;
-            workload::run(&mut Device::open(&device)?, &plan, number(first)?, None, Some(log))
+            let (_daemon, device, _) = begin(pool, directory, rest, &Namespace::new("data", "512M"))?;
+            workload::run(&mut Device::open(&device)?, &plan(seed, blocks)?, number(first)?, None, Some(log))
         }
         ["cut-check", pool, directory, seed, blocks] => {
             let (daemon, device) = scenario::serve(&Pool::at(*pool, *directory))?;
@@ -51,46 +54,106 @@ fn command(args: &[&str]) -> Result<()> {
             daemon.stop()?;
             workload::print_found(&found)
         }
-        [scenario::BEFORE_CUT, pool, directory, log, first, rest @ ..] => {
-            let pool = Pool::at(*pool, *directory);
-            let create = *rest == ["create"];
-            if create {
-                pool.create(None, &[Namespace::new("data", "1G").option("--unit", "8K")])?;
-                keep_key(directory)?;
+        [FILES_BEFORE, kind, pool, directory, log, first, rest @ ..] => {
+            let (_daemon, device, is_new) = begin(pool, directory, rest, &Namespace::new("data", "1G"))?;
+            if is_new {
+                files::make(kind, &device)?;
             }
-            let (_daemon, device) = scenario::serve(&pool)?;
-            let device = device.display();
-            if create {
-                sh(format!("mkfs.ext4 -q {device}")).ok()?;
-            }
-            let cluster = mounted_cluster(&device.to_string())?;
-            if create {
-                cluster.init()?;
-            }
-            cluster.start()?;
-            if create {
-                cluster.fill(1)?;
-                cluster.client("psql", "-qc 'create table witness (id bigint primary key)' postgres").ok()?;
-            }
-            let _load = cluster.client("pgbench", "-n -c 2 -T 600 postgres").limit(900).start()?;
-            cluster.witnessed_inserts(number(first)?, log)
+            files::witnessed_writes(&files::mount(kind, &device)?, number(first)?, log)
         }
-        [scenario::AFTER_CUT, pool, directory] => {
+        [FILES_AFTER, kind, pool, directory, done, last] => {
             let (daemon, device) = scenario::serve(&Pool::at(*pool, *directory))?;
-            let device = device.display();
-            // The journal of the filesystem is replayed by mounting; only then is it to be without fault.
-            let cluster = mounted_cluster(&device.to_string())?;
-            cluster.start()?;
-            cluster.check()?;
-            let rows = cluster.witnessed_rows()?;
-            cluster.stop()?;
-            sh(format!("umount /run/db; e2fsck -fn {device}")).limit(300).ok()?;
+            let end = files::verify(&files::mount(kind, &device)?, number(done)?, number(last)?)?;
+            files::check(kind, &device)?;
             daemon.stop()?;
-            println!("rows {rows}");
+            println!("writes {end}");
             Ok(())
         }
+        [scenario::MARIADB_BEFORE, pool, directory, log, first, rest @ ..] => {
+            mariadb_before(pool, directory, log, number(first)?, rest)
+        }
+        [scenario::MARIADB_AFTER, pool, directory] => mariadb_after(&Pool::at(*pool, *directory)),
+        [scenario::BEFORE_CUT, pool, directory, log, first, rest @ ..] => {
+            postgres_before(pool, directory, log, number(first)?, rest)
+        }
+        [scenario::AFTER_CUT, pool, directory] => postgres_after(&Pool::at(*pool, *directory)),
         _ => Err(Failure::new("unknown command; see the head of its source")),
     }
+}
+
+/// Serves the pool, made before if `rest` says so; the last tells whether it is new.
+fn begin(pool: &str, directory: &str, rest: &[&str], namespace: &Namespace<'_>) -> Result<(Daemon, PathBuf, bool)> {
+    let pool = Pool::at(pool, directory);
+    let is_new = *rest == ["create"];
+    if is_new {
+        pool.create(None, std::slice::from_ref(namespace))?;
+        keep_key(directory)?;
+    }
+    let (daemon, device) = scenario::serve(&pool)?;
+    Ok((daemon, device, is_new))
+}
+
+fn mariadb_before(pool: &str, directory: &str, log: &str, first: u64, rest: &[&str]) -> Result<()> {
+    let namespace = Namespace::new("data", "1G").option("--unit", "16K");
+    let (_daemon, device, is_new) = begin(pool, directory, rest, &namespace)?;
+    if is_new {
+        sh(format!("{} {}", scenario::MAKE_FILESYSTEM, device.display())).ok()?;
+    }
+    let database = mounted_database(&device)?;
+    if is_new {
+        database.init()?;
+    }
+    let _server = database.start()?;
+    if is_new {
+        database.fill()?;
+    }
+    let _load = database.load()?;
+    database.witnessed_inserts(first, log)
+}
+
+fn mariadb_after(pool: &Pool) -> Result<()> {
+    let (daemon, device) = scenario::serve(pool)?;
+    let database = mounted_database(&device)?;
+    let server = database.start()?;
+    let rows = database.witnessed_rows()?;
+    database.stop(server)?;
+    sh(format!("umount /run/db; e2fsck -fn {}", device.display())).limit(300).ok()?;
+    daemon.stop()?;
+    println!("rows {rows}");
+    Ok(())
+}
+
+fn postgres_before(pool: &str, directory: &str, log: &str, first: u64, rest: &[&str]) -> Result<()> {
+    let namespace = Namespace::new("data", "1G").option("--unit", "8K");
+    let (_daemon, device, is_new) = begin(pool, directory, rest, &namespace)?;
+    if is_new {
+        sh(format!("mkfs.ext4 -q {}", device.display())).ok()?;
+    }
+    let cluster = mounted_cluster(&device)?;
+    if is_new {
+        cluster.init()?;
+    }
+    cluster.start()?;
+    if is_new {
+        cluster.fill(1)?;
+        cluster.client("psql", "-qc 'create table witness (id bigint primary key)' postgres").ok()?;
+    }
+    let _load = cluster.client("pgbench", "-n -c 2 -T 600 postgres").limit(900).start()?;
+    cluster.witnessed_inserts(first, log)
+}
+
+fn postgres_after(pool: &Pool) -> Result<()> {
+    let (daemon, device) = scenario::serve(pool)?;
+    // The journal of the filesystem is replayed by mounting; only then is it to be without fault.
+    let cluster = mounted_cluster(&device)?;
+    cluster.start()?;
+    cluster.check()?;
+    let rows = cluster.witnessed_rows()?;
+    cluster.stop()?;
+    sh(format!("umount /run/db; e2fsck -fn {}", device.display())).limit(300).ok()?;
+    daemon.stop()?;
+    println!("rows {rows}");
+    Ok(())
 }
 
 /// The root key is a file of the host, seen through the guest's page cache: it must be there after the power cut.
@@ -98,9 +161,14 @@ fn keep_key(directory: &str) -> Result<()> {
     sh(format!("sync {directory}/*")).ok().map(|_| ())
 }
 
-fn mounted_cluster(device: &str) -> Result<Cluster> {
-    sh(format!("mkdir -p /run/db; mount -t ext4 {device} /run/db; chmod 755 /run/db")).ok()?;
+fn mounted_cluster(device: &Path) -> Result<Cluster> {
+    sh(format!("mkdir -p /run/db; mount -t ext4 {} /run/db; chmod 755 /run/db", device.display())).ok()?;
     Ok(Cluster::at("/run/db/cluster"))
+}
+
+fn mounted_database(device: &Path) -> Result<MariaDb> {
+    sh(format!("mkdir -p /run/db; mount -t ext4 {} /run/db", device.display())).ok()?;
+    Ok(MariaDb::at("/run/db/data"))
 }
 
 fn plan(seed: &str, blocks: &str) -> Result<Plan> {
