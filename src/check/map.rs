@@ -170,9 +170,9 @@ impl Group {
 impl Cell {
     fn judge(&self, location: Location, bad: &mut Bad, sources: &[Source]) -> Option<Verdict> {
         let place = (location.segment, location.granule);
-        if let Some((why, in_use)) = bad.get_mut(&place) {
-            *in_use = true;
-            return Some(Verdict::Hurt(location, why.clone()));
+        if let Some(record) = bad.get_mut(&place) {
+            record.in_use = true;
+            return Some(Verdict::Hurt(location, record.why.clone()));
         }
         if self.mapped == self.newest {
             return None;

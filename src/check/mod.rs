@@ -65,16 +65,28 @@ pub async fn check(
     }
     // 3. damage that hurts nobody
     let metadata = snapshot.metadata();
-    for ((segment, granule), (why, _)) in bad.iter().filter(|(place, (_, in_use))| !in_use && !metadata.contains(place))
-    {
-        report.unused(*segment, *granule, why);
+    for (place, record) in bad.iter().filter(|(_, record)| record.is_listed && !record.in_use) {
+        if !metadata.contains(place) {
+            report.unused(place.0, place.1, &record.why);
+        }
     }
     report.finish(&snapshot.names(), segments);
     Ok(report)
 }
 
-/// Records that do not verify: why, and whether the map points there.
-type Bad = BTreeMap<(SegmentId, Granule), (String, bool)>;
+/// Records that do not verify.
+type Bad = BTreeMap<(SegmentId, Granule), BadRecord>;
+
+/// A record that does not verify.
+struct BadRecord {
+    /// What is wrong with it.
+    why: String,
+    /// A complete list has it, so it once did verify. What only a walk finds may be the rest of a batch that was torn when
+    /// the machine died, which nobody ever accepted: damage only if the map points there.
+    is_listed: bool,
+    /// The map points there.
+    in_use: bool,
+}
 
 /// Compares one group of leaves with all segments. The first pass verifies every record.
 async fn compare_group(
@@ -104,13 +116,15 @@ async fn compare_group(
         if let (Source::Unreadable(error), true) = (&source, first) {
             report.add(Damage::new(error.clone()).at(id, None));
         }
-        if source.is_complete() {
+        let is_listed = source.is_complete();
+        if is_listed {
             records.iter().for_each(|(record, _)| group.see(record));
         }
         sources.push(source);
         report.totals.add(&tally);
         report.totals.live_bytes += group.live_bytes(&records);
-        bad.extend(damaged.into_iter().map(|(granule, why)| ((id, granule), (why, false))));
+        let found = |(granule, why)| ((id, granule), BadRecord { why, is_listed, in_use: false });
+        bad.extend(damaged.into_iter().map(found));
     }
     // 3. what the map says, against it
     let mut doubtful = Vec::new();
