@@ -14,6 +14,7 @@ use crate::format::summary::{Change, SummaryEntry, decode_summary};
 use crate::limits::{BLOCK_BYTES, GRANULE};
 use crate::log::walk::walk_all;
 use crate::media::Media;
+use crate::recovery::Known;
 use crate::units::{Generation, Granule, Lba, NamespaceId, SegmentId};
 
 /// Segments being read.
@@ -124,7 +125,7 @@ fn content(snapshot: &Snapshot, id: SegmentId, verify: bool) -> impl Future<Outp
 /// All records of a segment that count, if that is known.
 fn known(snapshot: &Snapshot, id: SegmentId, tail: &[u8]) -> Option<(Source, Vec<SummaryEntry>)> {
     match snapshot.in_window(id) {
-        Some(recovered) if !recovered.is_damaged => Some((Source::Window, recovered.records.clone())),
+        Some(recovered) if recovered.known != Known::Damaged => Some((Source::Window, recovered.records.clone())),
         Some(_) => None,
         None => decode_summary(tail, &snapshot.place(id)).ok().map(|records| (Source::Summary, records)),
     }

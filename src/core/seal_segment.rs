@@ -28,6 +28,19 @@ impl Core {
         self.env.spawner.spawn(async move { core.write_summary(open).await }).detach();
     }
 
+    /// Seals what recovery walked and no stream goes on with: whatever summary is at the end of such a segment may tell of
+    /// batches that recovery did not accept, and must not be believed by anyone. The session's root is durable.
+    pub(crate) fn seal_recovered(self: &Rc<Self>, walked: impl Iterator<Item = OpenSegment>) {
+        for open in walked {
+            let info = *self.state.borrow().log.segments.get(open.id);
+            if (info.state, info.summary) == (SegmentState::Sealed, SummaryState::None) {
+                self.state.borrow_mut().log.segments.get_mut(open.id).state = SegmentState::Sealing;
+                let core = self.clone();
+                self.env.spawner.spawn(async move { core.write_summary(open).await }).detach();
+            }
+        }
+    }
+
     async fn write_summary(self: Rc<Self>, open: OpenSegment) {
         self.durable.until(|| !self.has_unwritten(open.id)).await;
         let bytes = summary_bytes(open.summary.len()).next_multiple_of(BLOCK_BYTES);

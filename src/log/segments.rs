@@ -33,6 +33,8 @@ pub enum SummaryState {
     Flushing,
     /// Durable, and everything in the segment with it.
     Durable,
+    /// There will be none: the segment is damaged, so not all that it holds is known.
+    Never,
 }
 
 /// What is known of a segment.
@@ -168,15 +170,15 @@ impl SegmentTable {
         }
     }
 
-    /// A segment that recovery found in the replay window, with its generation, where accepted batches end in it, and the
-    /// highest record and CLEAR in it (0 for none).
-    pub fn recovered(&mut self, id: SegmentId, generation: Generation, end: u32, top_op: OpNo, clear_op: OpNo) {
+    /// A segment that recovery found in the replay window, with where accepted batches end in it, what its summary is
+    /// worth, and the highest record and CLEAR in it (0 for none).
+    pub fn recovered(&mut self, id: SegmentId, end: u32, summary: SummaryState, (top_op, clear_op): (OpNo, OpNo)) {
         self.window.push(id);
         let info = self.get_mut(id);
-        (info.generation, info.end, info.top_op, info.clear_op) = (generation, end, top_op, clear_op);
+        (info.end, info.summary, info.top_op, info.clear_op) = (end, summary, top_op, clear_op);
     }
 
-    /// A segment that the root announces and that nothing was appended to: it may be opened as it is.
+    /// A segment for use that nothing was appended to, as far as recovery accepted it: it may be opened as it is.
     pub fn recovered_announced(&mut self, id: SegmentId, generation: Generation) {
         self.free.retain(|free| *free != id);
         let info = self.get_mut(id);
@@ -190,13 +192,20 @@ impl SegmentTable {
         self.get_mut(id).state = SegmentState::Open;
     }
 
-    /// The segments that a root with this replay start must list.
+    /// The segments that a root with this replay start must list: those with records above it, and those whose summary is
+    /// yet to become durable. So the summary of a segment that no root lists always tells what counts in it, never what a
+    /// dead session's summary told of batches that recovery did not accept.
     pub fn window(&mut self, replay_start: OpNo) -> &[SegmentId] {
         let infos = &self.infos;
         self.window.retain(|id| {
             let info = &infos[id.0 as usize];
-            let needed = info.state != SegmentState::Sealed || info.top_op > replay_start;
-            needed && !matches!(info.state, SegmentState::Free | SegmentState::Announcing | SegmentState::Announced)
+            match info.state {
+                SegmentState::Free | SegmentState::Announcing | SegmentState::Announced => false,
+                SegmentState::Open | SegmentState::Sealing => true,
+                SegmentState::Sealed => {
+                    info.top_op > replay_start || !matches!(info.summary, SummaryState::Durable | SummaryState::Never)
+                }
+            }
         });
         &self.window
     }

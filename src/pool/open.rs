@@ -21,10 +21,11 @@ use crate::format::slot::{STAGING_HEADER_BYTES, StagingHeader};
 use crate::format::superblock::Superblock;
 use crate::keys::{RootKey, unwrap, verify_key_check};
 use crate::limits::BLOCK_SIZE;
-use crate::log::{Log, OpenSegment, SegmentTable, StreamKind};
+use crate::log::segments::SummaryState;
+use crate::log::{Log, SegmentTable, StreamKind};
 use crate::map::{Directory, DirtyQueue};
 use crate::media::Media;
-use crate::recovery::{self, Directories, Recovered};
+use crate::recovery::{self, Directories, Known, Recovered, RecoveredSegment};
 use crate::staging::{Region, StagingStore};
 use crate::units::{NamespaceId, OpNo, SessionId};
 
@@ -274,14 +275,16 @@ fn build_state(
     }
     for segment in &recovered.segments {
         let listed = segment.listed;
-        let (top, clear) = segment.tops();
-        let untouched = listed.state == WindowState::Announced && segment.end == Some(0);
-        if untouched {
-            segments.recovered_announced(listed.segment, listed.generation);
-        } else {
-            let end = segment.end.unwrap_or(listed.end);
-            segments.recovered(listed.segment, listed.generation, end, top, clear);
-        }
+        let (end, summary) = match segment.known {
+            Known::Walk(0) => {
+                segments.recovered_announced(listed.segment, listed.generation);
+                continue;
+            }
+            Known::Walk(end) => (end, SummaryState::None),
+            Known::Summary => (listed.end, SummaryState::Durable),
+            Known::Damaged => (listed.end, SummaryState::Never),
+        };
+        segments.recovered(listed.segment, end, summary, segment.tops());
     }
     let mut log = Log::new(superblock.pool, session, layout.segment_bytes, recovered.highest, segments, region);
     for kind in StreamKind::ALL {
@@ -338,12 +341,10 @@ pub(super) fn open_namespace(entry: &NamespaceEntry, superblock: &Superblock, ro
 fn append_behind(log: &mut Log, kind: StreamKind, recovered: &Recovered) {
     let leaf_stream = kind == StreamKind::Leaf;
     let open = recovered.segments.iter().filter(|s| s.listed.state != WindowState::Flushed);
-    let walked = open.filter_map(|s| s.end.filter(|end| *end > 0).map(|end| (s, end)));
-    let newest = walked.filter(|(s, _)| s.is_leaf_stream() == leaf_stream).max_by_key(|(s, _)| s.tops().0);
-    let Some((segment, at)) = newest else { return };
-    let open = OpenSegment { id: segment.listed.segment, at, summary: segment.records.clone() };
+    let newest = open.filter(|s| s.is_leaf_stream() == leaf_stream).max_by_key(|s| s.tops().0);
+    let Some(open) = newest.and_then(RecoveredSegment::reopened) else { return };
     let room = crate::limits::BLOCK_BYTES;
-    if open.fits(log.segment_bytes, at as usize + room, 1) {
+    if open.fits(log.segment_bytes, open.at as usize + room, 1) {
         log.segments.reopen(open.id);
         log.stream_mut(kind).segment = Some(open);
     }
@@ -363,6 +364,7 @@ async fn begin_session(
         return Ok(());
     }
     core.checkpoint(0).await?;
+    core.seal_recovered(recovered.segments.iter().filter_map(RecoveredSegment::reopened));
     staging.remove(root.pool, root.session)?;
     step.end(format_args!("{:016x}", core.session.0));
     Ok(())

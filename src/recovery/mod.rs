@@ -19,4 +19,4 @@ pub mod window;
 
 pub use adopt::{adopt, staged_batches};
 pub use roots::{Directories, load_image, newest_root};
-pub use window::{Recovered, RecoveredSegment, scan_window};
+pub use window::{Known, Recovered, RecoveredSegment, scan_window};

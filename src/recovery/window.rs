@@ -7,6 +7,7 @@ use crate::format::root::{Root, WindowSegment, WindowState};
 use crate::format::summary::{Change, SummaryEntry, decode_footer, decode_summary, summary_bytes};
 use crate::format::{Tier, layout::Layout};
 use crate::limits::BLOCK_BYTES;
+use crate::log::OpenSegment;
 use crate::log::walk::{Acceptance, Walked, walk_segment};
 use crate::media::Media;
 use crate::units::{Granule, OpNo, SegmentId};
@@ -17,10 +18,19 @@ pub struct RecoveredSegment {
     pub listed: WindowSegment,
     /// Its records.
     pub records: Vec<SummaryEntry>,
-    /// Where appending may go on, if it was walked to its end.
-    pub end: Option<u32>,
-    /// The walk met damage of what was durable: there may be more records than these.
-    pub is_damaged: bool,
+    /// How its records are known.
+    pub known: Known,
+}
+
+/// How the records of a segment are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// By its summary, which the root calls flushed.
+    Summary,
+    /// It was walked: accepted batches end at this byte, where appending may go on.
+    Walk(u32),
+    /// Walking it met damage of what was durable: there may be more records than these.
+    Damaged,
 }
 
 /// Everything that the window holds.
@@ -54,7 +64,7 @@ pub async fn scan_window(media: &Media, layout: &Layout, root: &Root) -> Result<
         if let Some(records) = trusted_summary(media, layout, listed, &place).await? {
             let top = records.iter().map(|r| r.op).max().unwrap_or_default();
             recovered.accepted = recovered.accepted.max(top);
-            recovered.segments.push(RecoveredSegment { listed: *listed, records, end: None, is_damaged: false });
+            recovered.segments.push(RecoveredSegment { listed: *listed, records, known: Known::Summary });
             continue;
         }
         let Walked { records, end, highest_accepted, settled: said, highest, damage, bad_below } =
@@ -63,7 +73,7 @@ pub async fn scan_window(media: &Media, layout: &Layout, root: &Root) -> Result<
         recovered.accepted = recovered.accepted.max(highest_accepted);
         settled = settled.max(said);
         let at = format!("segment {} at byte {end}", listed.segment);
-        let is_damaged = damage.is_some();
+        let known = if damage.is_some() { Known::Damaged } else { Known::Walk(end) };
         if let Some(error) = damage {
             let text = format!("{at}: {error}, though it was durable");
             // after a clean stop the map has all of it: who reads it gets an error, and nobody appends there
@@ -74,8 +84,7 @@ pub async fn scan_window(media: &Media, layout: &Layout, root: &Root) -> Result<
             }
         }
         bad.extend(bad_below.map(|op| (at, op)));
-        let end = (!is_damaged).then_some(end);
-        recovered.segments.push(RecoveredSegment { listed: *listed, records, end, is_damaged });
+        recovered.segments.push(RecoveredSegment { listed: *listed, records, known });
     }
     recovered.highest = recovered.highest.max(recovered.accepted);
     for (at, op) in bad.into_iter().filter(|(_, op)| *op > root.replay_start && *op <= settled) {
@@ -147,6 +156,13 @@ impl RecoveredSegment {
         let top = self.records.iter().map(|r| r.op).max().unwrap_or_default();
         let clears = self.records.iter().filter(|r| matches!(r.change, Change::Clear { .. }));
         (top, clears.map(|r| r.op).max().unwrap_or_default())
+    }
+
+    /// As an open segment, to be appended to or to be sealed; `None` if nothing in it counts, or not all of it is known.
+    #[must_use]
+    pub fn reopened(&self) -> Option<OpenSegment> {
+        let Known::Walk(at) = self.known else { return None };
+        (at > 0).then(|| OpenSegment { id: self.listed.segment, at, summary: self.records.clone() })
     }
 
     /// Whether it belongs to the leaf stream.
