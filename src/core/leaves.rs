@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::Core;
 use super::room::Purpose;
-use super::state::gone;
+use super::state::{State, gone};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Location;
 use crate::format::leaf::{LEAF_BYTES, decode_leaf, encode_leaf};
@@ -18,8 +18,8 @@ use crate::log::StreamKind;
 use crate::map::{Leaf, first_lba};
 use crate::units::{LbaRange, NamespaceId, OpNo};
 
-/// Leaves read at a time when usage is counted.
-const COUNT_DEPTH: usize = 8;
+/// Leaves read at a time when usage is counted: those of one read, when they lie side by side.
+const COUNT_DEPTH: usize = 128;
 
 impl Core {
     /// Returns when all leaves of a range are known. They stay known.
@@ -80,18 +80,7 @@ impl Core {
             e.within(format!("leaf {leaf} of namespace {id} at {:?}", image.entry))
         });
         let (header, bytes) = header.inspect_err(|e| tracing::error!("{e}"))?;
-        let RecordBody::Leaf { complete } = header.body else {
-            return Err(Error::corrupt("leaf", "kind", 4, header.kind() as u64));
-        };
-        if header.namespace != id || header.first != first_lba(leaf) || complete != image.complete.0 {
-            return Err(Error::corrupt("leaf", "first LBA", first_lba(leaf).0, header.first.0));
-        }
-        let entries = decode_leaf(&bytes)?;
-        let segments = &self.state.borrow().log.segments;
-        if let Some(entry) = entries.iter().find(|e| e.segment().is_some_and(|s| !segments.contains(s))) {
-            return Err(Error::corrupt("leaf", "segment", segments.count() as u64, entry.0));
-        }
-        Ok(Some(Leaf { entries, dirty_since: None }))
+        open_leaf((id, leaf), &image, &header, &bytes, &self.state.borrow()).map(Some)
     }
 
     /// Reads and verifies a metadata record that fits a fragment buffer; returns its header and payload.
@@ -165,6 +154,7 @@ impl Core {
         for id in ids {
             let mut next = 0;
             while let Some(leaves) = self.next_uncounted(id, &mut next) {
+                self.load_leaves(leaves.iter().map(|leaf| (id, *leaf)).collect()).await;
                 let tasks = leaves.into_iter().map(|leaf| {
                     let core = self.clone();
                     // not just loaded by somebody, perhaps in vain: known
@@ -202,6 +192,31 @@ impl Core {
         }
         (!leaves.is_empty()).then_some(leaves)
     }
+}
+
+/// The leaf that a record holds, if it is the one that the directory names.
+///
+/// # Errors
+/// It is another one, or points to where nothing can be.
+pub(super) fn open_leaf(
+    (id, leaf): (NamespaceId, u32),
+    image: &LeafImage,
+    header: &RecordHeader,
+    payload: &[u8],
+    state: &State,
+) -> Result<Leaf> {
+    let RecordBody::Leaf { complete } = header.body else {
+        return Err(Error::corrupt("leaf", "kind", 4, header.kind() as u64));
+    };
+    if header.namespace != id || header.first != first_lba(leaf) || complete != image.complete.0 {
+        return Err(Error::corrupt("leaf", "first LBA", first_lba(leaf).0, header.first.0));
+    }
+    let entries = decode_leaf(payload)?;
+    let segments = &state.log.segments;
+    if let Some(entry) = entries.iter().find(|e| e.segment().is_some_and(|s| !segments.contains(s))) {
+        return Err(Error::corrupt("leaf", "segment", segments.count() as u64, entry.0));
+    }
+    Ok(Leaf { entries, dirty_since: None })
 }
 
 const _: () = assert!(LEAF_BYTES.is_multiple_of(GRANULE as usize));

@@ -16,6 +16,7 @@
 //!
 //! **Not here:** opening and recovery (`recovery`, `pool`), protocols (`frontend`).
 
+mod bulk;
 mod checkpoint;
 mod commit;
 mod discard;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::death::Death;
 use super::shared_memory::SharedMemory;
 use super::subject::{Host, Local, NamespacePlan, Serving, Subject};
+use super::usage::check_usage;
 use crate::check::{Staged, check};
 use crate::codec::CodecPool;
 use crate::core::ReplayBounds;
@@ -155,6 +156,10 @@ impl Serving for ServedPool {
     fn stop(&self) -> Local<Result<()>> {
         let pool = self.pool.clone();
         Box::pin(async move { pool.stop().await })
+    }
+
+    fn audit(&self) -> std::result::Result<(), String> {
+        check_usage(self.pool.core())
     }
 
     fn marks(&self) -> Vec<(&'static str, u64)> {

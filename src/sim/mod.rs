@@ -29,6 +29,7 @@ pub mod sink;
 pub mod subject;
 pub mod sweep;
 pub mod trace;
+pub mod usage;
 pub mod workload;
 pub mod world;
 

@@ -439,6 +439,7 @@ impl Life {
         *serving.borrow_mut() = Some(pool.clone());
         *opening.borrow_mut() = host.death.counts();
         lock(&desk.hosts).oracle.recovered(failure);
+        desk.hold(&host.death, pool.audit());
         let targets: Vec<Target> =
             pool.clients().into_iter().enumerate().map(|(index, client)| Target { index, client }).collect();
         if verify {
@@ -446,9 +447,7 @@ impl Life {
                 read_everything(desk.clone(), target.clone(), rng.fork()).await;
             }
             let torn = lock(&desk.hosts).oracle.check_atoms();
-            if let (Err(why), false) = (torn, host.death.is_dead()) {
-                lock(&desk.hosts).violation(why);
-            }
+            desk.hold(&host.death, torn);
         }
         let clients: Vec<_> = (0..habits.clients)
             .map(|_| {
@@ -459,6 +458,7 @@ impl Life {
         for client in clients {
             client.await;
         }
+        desk.hold(&host.death, pool.audit());
         if stop {
             lock(&desk.hosts).stopping = true;
             return pool.stop().await;
