@@ -55,7 +55,7 @@ impl Default for ReplayBounds {
 const _: () = assert!((12 << 10) * WINDOW_SEGMENT_BYTES + CHANGE_BYTES_MAX <= ROOT_BYTES * 13 / 16);
 
 impl Core {
-    /// Whether segments for the host run out or the window has grown to half its bounds.
+    /// Whether segments for the host run out or the window has grown so large that leaves are written back.
     pub(super) fn wants_checkpoint(&self) -> bool {
         let announced_low = {
             let segments = &self.state.borrow().log.segments;
