@@ -29,11 +29,15 @@ pub enum Rule {
     MergeByCompare,
     /// Section 4: slots of a dead daemon are adopted.
     Adoption,
+    /// I8: a MOVE takes only blocks whose entry still is what was read.
+    MoveByCompare,
+    /// Rule 6.3: a segment is not reused before what emptied it, relocations included, is settled.
+    SettledBeforeReuse,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::DataBeforePointer,
         Self::Checksum,
         Self::SlotAfterCompletion,
@@ -44,6 +48,8 @@ impl Rule {
         Self::PublishBeforeAcknowledge,
         Self::MergeByCompare,
         Self::Adoption,
+        Self::MoveByCompare,
+        Self::SettledBeforeReuse,
     ];
 }
 

@@ -55,7 +55,8 @@ impl Core {
     pub(super) fn wants_checkpoint(&self) -> bool {
         let announced_low = {
             let segments = &self.state.borrow().log.segments;
-            segments.announced_count() < self.announced_target() / 2 && segments.free_count() > 0
+            let more = segments.free_count() + segments.empty_count();
+            segments.announced_count() < self.announced_target() / 2 && more > 0
         };
         announced_low || self.window_exceeds(2)
     }
