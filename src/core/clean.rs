@@ -208,7 +208,7 @@ impl Core {
         let sealed = segments.iter().filter(|(_, info)| info.state == SegmentState::Sealed && info.live > 0);
         let candidates = sealed.map(|(id, info)| {
             let live = live_share(info, usual, segment_bytes);
-            (id, Candidate { live, age: now.0.saturating_sub(info.birth.0) })
+            (id, Candidate { live, age: now.0.saturating_sub(info.top_op.0) })
         });
         let count = (segments.count() / SEGMENTS_A_VICTIM).clamp(1, VICTIMS_MAX);
         choose(&CostBenefit, candidates, count)
@@ -272,11 +272,8 @@ impl Core {
             self.set_aside(id);
             return Ok(());
         };
-        let (place, birth) = {
-            let state = self.state.borrow();
-            (state.log.place(id, Granule(0)), state.log.segments.get(id).birth)
-        };
-        let source = Source { place, bytes: &memory.bytes, birth };
+        let place = self.state.borrow().log.place(id, Granule(0));
+        let source = Source { place, bytes: &memory.bytes };
         let destination = Destination { purpose: Purpose::Move, unpack };
         let mut done = Relocated::default();
         let portions = survey.live.len().div_ceil(PORTION).max(1) as u64;

@@ -285,7 +285,7 @@ fn build_state(
             Known::Damaged => (listed.end, SummaryState::Never),
         };
         segments.recovered(listed.segment, end, summary, segment.tops());
-        segments.fill(listed.segment, segment.total(), end, segment.tops().0);
+        segments.fill(listed.segment, segment.total(), end);
     }
     let mut log = Log::new(superblock.pool, session, layout.segment_bytes, recovered.highest, segments, region);
     for kind in StreamKind::ALL {
