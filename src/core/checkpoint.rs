@@ -52,7 +52,9 @@ impl Core {
             self.checkpoint_wanted.notified().await;
             while self.latch.check().is_ok() && !self.stopping.get() && self.wants_checkpoint() {
                 let before = self.progress();
-                if let Err(error) = self.checkpoint(self.leaves_a_checkpoint()).await {
+                // a nearly full pool switches roots for each few segments: not with leaves each time
+                let leaves = if self.window_exceeds(2) { self.leaves_a_checkpoint() } else { 0 };
+                if let Err(error) = self.checkpoint(leaves).await {
                     tracing::warn!("a checkpoint was given up: {error}");
                     break;
                 }
