@@ -35,21 +35,39 @@ pub(super) async fn read(media: &Media) -> Result<Fixed> {
     if !both {
         report.add(Damage::new("one of the two namespace tables is damaged or differs; the next start repairs it"));
     }
-    let root = newest_root(media, &layout, superblock.pool).await?;
+    let (root, _) = newest_root(media, &layout, superblock.pool).await?;
     root.check_bounds(superblock.segment_count)?;
-    for copy in 0..COPIES {
-        let offset = layout.root(root.sequence, copy);
-        let (buf, result) = media.read(offset, AlignedBuf::zeroed(ROOT_BYTES), ROOT_BYTES).await;
-        match result.and_then(|()| Root::decode(&buf, superblock.pool)) {
-            Ok(found) if found == root => {}
-            other => {
-                let why = other.map_or_else(|e| e.to_string(), |found| format!("it is root {}", found.sequence));
-                let text = format!("copy {copy} of root {}: {why}; the other copy is good", root.sequence);
-                // a switch that was under way leaves one copy behind
-                if root.clean { report.add(Damage::new(text)) } else { report.notes.push(text) }
-            }
-        }
-    }
+    read_roots(media, &layout, &root, &mut report).await;
     (report.pool, report.clean) = (superblock.pool.to_string(), root.clean);
     Ok(Fixed { superblock, layout, table, root, report })
+}
+
+/// The copies of the newest root and of the one before it.
+///
+/// A switch that was cut short leaves a bad copy of the newest root, or (of one that does not count) of the other slot.
+/// Never both, for recovery completes the newest before it begins the next: that is damage.
+async fn read_roots(media: &Media, layout: &Layout, root: &Root, report: &mut Report) {
+    let mut bad = [Vec::new(), Vec::new()];
+    for (slot, bad) in bad.iter_mut().enumerate() {
+        // a new pool has had one root only
+        let Some(sequence) = root.sequence.checked_sub(slot as u64).filter(|sequence| *sequence > 0) else { continue };
+        for copy in 0..COPIES {
+            let (buf, result) =
+                media.read(layout.root(sequence, copy), AlignedBuf::zeroed(ROOT_BYTES), ROOT_BYTES).await;
+            let why = match result.and_then(|()| Root::decode(&buf, root.pool)) {
+                Ok(found) if found.sequence == sequence => continue,
+                Ok(found) => format!("it is root {}", found.sequence),
+                Err(error) => error.to_string(),
+            };
+            bad.push(format!("copy {copy} of root {sequence}: {why}"));
+        }
+    }
+    let [newest, other] = bad;
+    if newest.is_empty() || other.is_empty() {
+        let note =
+            |text| format!("{text}; a switch was cut short, or the copy is damaged: the next start writes it anew");
+        report.notes.extend(newest.into_iter().map(note));
+    } else {
+        newest.into_iter().chain(other).for_each(|text| report.add(Damage::new(text)));
+    }
 }

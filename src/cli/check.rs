@@ -20,8 +20,8 @@ use crate::staging::RunDirStore;
 const SHOWN: usize = 40;
 
 const HELP: &str = "\
-Reads the whole pool and changes nothing: superblocks, roots, the map, every fragment's checksum, and whether the map
-and the log tell the same. Needs no key. After a kill it also looks at what the next start will adopt. A pool that is
+Reads the whole pool and changes nothing: superblocks, roots, the map, every fragment's checksum, and whether the map \
+and the log tell the same. Needs no key. After a kill it also looks at what the next start will adopt. A pool that is \
 served is checked by a scrub instead: see plica scrub.
 
 Exit codes: 0 all is well, 1 damage (or the check could not be made), 2 wrong usage.

@@ -19,8 +19,8 @@ use crate::media::{Access, Device, DeviceKind, create_file};
 use crate::pool::{CreateOptions, create, prepare};
 
 const HELP: &str = "\
-A file is made if it does not exist (readable by its owner only; it takes space as it is written). A block
-device, or a file that exists, is used whole. What already holds a filesystem, a partition table or a pool is
+A file is made if it does not exist (readable by its owner only; it takes space as it is written). A block \
+device, or a file that exists, is used whole. What already holds a filesystem, a partition table or a pool is \
 refused, unless --force is given: then its content is lost.
 
 Examples:

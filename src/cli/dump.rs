@@ -15,7 +15,7 @@ use crate::media::Access;
 use crate::units::{Lba, SegmentId};
 
 pub(super) const HELP: &str = "\
-Changes nothing and needs no key: it shows where data is, never the data. After a kill it shows the pool as the next
+Changes nothing and needs no key: it shows where data is, never the data. After a kill it shows the pool as the next \
 start will take it, with what is in shared memory.
 
 Examples:

@@ -15,7 +15,7 @@ Example:
 pub(super) enum KeyCommand {
     /// Make a new random root key in a new file
     #[command(after_help = "\
-The file is readable by its owner only; commands refuse a key file that others may read. Keep a copy in a
+The file is readable by its owner only; commands refuse a key file that others may read. Keep a copy in a \
 safe place: without its root key a pool cannot be read by anybody.
 
 Example:

@@ -50,7 +50,7 @@ Examples:
     plica stop pool.plica
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.
-Environment: PLICA_LOG sets what is logged to standard error (error, warn, info, debug; or targets, such as
+Environment: PLICA_LOG sets what is logged to standard error (error, warn, info, debug; or targets, such as \
 plica::recovery=debug). Without it commands log warnings, and serve also what it does.";
 
 /// The command line.

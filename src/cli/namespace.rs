@@ -23,8 +23,8 @@ Examples:
   plica namespace destroy pool.plica db";
 
 const CREATE_HELP: &str = "\
-A namespace is one block device with its own data key. It is thin: space is taken on write. If a daemon serves
-the pool it makes the namespace, and serves it at once unless it was started for named namespaces only;
+A namespace is one block device with its own data key. It is thin: space is taken on write. If a daemon serves \
+the pool it makes the namespace, and serves it at once unless it was started for named namespaces only; \
 otherwise the pool is opened here, for which its root key is needed.
 
 The unit is how much is compressed together: larger units pack better, smaller ones read faster at random.
@@ -42,7 +42,7 @@ Examples:
   plica namespace list pool.plica --json";
 
 const DESTROY_HELP: &str = "\
-The namespace's data key is destroyed first, so that its data cannot be read again by anybody, whatever is left
+The namespace's data key is destroyed first, so that its data cannot be read again by anybody, whatever is left \
 on the medium. A namespace that is mounted or otherwise in use is refused.
 
 Examples:

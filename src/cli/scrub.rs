@@ -19,8 +19,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const SHOWN: usize = 40;
 
 pub(super) const HELP: &str = "\
-A scrub reads everything that is in use and verifies it, while the pool is served. What is damaged is logged, and
-listed by plica scrub status with the namespace and LBAs that are hurt; damage of the map that is still in memory is
+A scrub reads everything that is in use and verifies it, while the pool is served. What is damaged is logged, and \
+listed by plica scrub status with the namespace and LBAs that are hurt; damage of the map that is still in memory is \
 mended. A pool that is not served is checked with plica check.
 
 Examples:

@@ -13,19 +13,19 @@ use crate::daemon::{self, Event, ServeOptions};
 use crate::keys::verify_key_check;
 
 const HELP: &str = "\
-Prints one line a namespace, `serving NAME as DEVICE` or `serving NAME at URI`, then `ready`, and serves until it
-is stopped. Under systemd it tells when it is ready (Type=notify). Namespaces can be made, served and destroyed
+Prints one line a namespace, `serving NAME as DEVICE` or `serving NAME at URI`, then `ready`, and serves until it \
+is stopped. Under systemd it tells when it is ready (Type=notify). Namespaces can be made, served and destroyed \
 meanwhile.
 
-After a kill or a crash of the daemon nothing acknowledged is lost: start it again, with the same run directory.
-A ublk device keeps its users meanwhile; their I/O waits. The run directory must be on a tmpfs that outlives the
+After a kill or a crash of the daemon nothing acknowledged is lost: start it again, with the same run directory. \
+A ublk device keeps its users meanwhile; their I/O waits. The run directory must be on a tmpfs that outlives the \
 daemon (/run, /dev/shm).
 
-SIGTERM, SIGINT and SIGHUP stop it cleanly. A ublk device that is mounted or otherwise in use then stays, and its
-I/O waits for the next `plica serve`; `plica stop` refuses instead. A second signal ends the daemon at once, as a
+SIGTERM, SIGINT and SIGHUP stop it cleanly. A ublk device that is mounted or otherwise in use then stays, and its \
+I/O waits for the next `plica serve`; `plica stop` refuses instead. A second signal ends the daemon at once, as a \
 kill would.
 
---take-over upgrades a daemon under mounted filesystems: the one that runs finishes what is under way, writes its
+--take-over upgrades a daemon under mounted filesystems: the one that runs finishes what is under way, writes its \
 map and ends; I/O waits until this one has taken its devices over. NBD clients are disconnected and connect again.
 
 Examples:

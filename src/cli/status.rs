@@ -14,7 +14,7 @@ use crate::format::superblock::{KeySource, Superblock};
 use crate::pool::{Inspection, NamespaceStatus, PoolStatus};
 
 const HELP: &str = "\
-Needs no key. If a daemon serves the pool the figures are its own; otherwise they are read from the pool as its
+Needs no key. If a daemon serves the pool the figures are its own; otherwise they are read from the pool as its \
 last daemon left it.
 
 Examples:

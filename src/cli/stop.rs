@@ -9,12 +9,12 @@ use crate::control::{Answer, BusyDevices, Command};
 use crate::error::{Error, ErrorKind};
 
 const HELP: &str = "\
-Everything acknowledged is made durable and the map is written, so that the next start has nothing to replay.
+Everything acknowledged is made durable and the map is written, so that the next start has nothing to replay. \
 Returns when the daemon has exited.
 
-A block device that is mounted or otherwise in use, or an NBD client, keeps the daemon from stopping, unless
---leave or --force is given. With --leave the device stays, and I/O on it waits until `plica serve` takes it
-over again: that is how a daemon is restarted or upgraded under a mounted filesystem. NBD clients are
+A block device that is mounted or otherwise in use, or an NBD client, keeps the daemon from stopping, unless \
+--leave or --force is given. With --leave the device stays, and I/O on it waits until `plica serve` takes it \
+over again: that is how a daemon is restarted or upgraded under a mounted filesystem. NBD clients are \
 disconnected. SIGTERM does the same as --leave.
 
 Examples:

@@ -21,7 +21,9 @@
 //!
 //! **Not here:** who may open a medium (`device`), bounds and counters (`Media`).
 
+mod at_end;
 mod flight;
+mod prompt_flush;
 mod unpark;
 
 use std::collections::VecDeque;
@@ -36,6 +38,7 @@ use rustix::io::Errno;
 use slab::Slab;
 
 use self::flight::{Flight, Outcome, Registered};
+use self::prompt_flush::FlushTimes;
 use self::unpark::EventUnpark;
 use super::device::{Device, DeviceKind};
 use crate::env::executor::Unpark;
@@ -48,8 +51,6 @@ const ENTRIES: u32 = 256;
 const WAKE: u64 = u64::MAX;
 /// `user_data` of cancellations, whose results do not matter.
 const CANCEL: u64 = u64::MAX - 1;
-/// How many times 10 ms a dropped backend waits for its operations.
-const DROP_WAITS: u32 = 1000;
 
 /// The backend of the real machine.
 pub struct UringBackend {
@@ -61,6 +62,11 @@ pub struct UringBackend {
     started: Instant,
     /// Flights that are not in the submission queue yet.
     queued: VecDeque<usize>,
+    /// Flights of media, not of sockets.
+    transfers: usize,
+    flush_times: FlushTimes,
+    /// Flushes that this thread made, with their results as the kernel would report them.
+    flushed: Vec<(usize, i32)>,
     wake: Arc<EventUnpark>,
     /// Where the kernel stores what it reads from the eventfd.
     wake_value: Box<[u8; 8]>,
@@ -86,6 +92,9 @@ impl UringBackend {
             flights: Slab::with_capacity(1024),
             started: now(),
             queued: VecDeque::with_capacity(1024),
+            transfers: 0,
+            flush_times: FlushTimes::default(),
+            flushed: Vec::with_capacity(1),
             wake: Arc::new(EventUnpark::new()?),
             wake_value: Box::new([0; 8]),
             wake_armed: false,
@@ -106,17 +115,36 @@ impl UringBackend {
 
     /// Moves what waits into the submission queue as far as there is room.
     fn fill(&mut self) {
-        if !self.wake_armed {
-            let target = self.wake_value.as_mut_ptr();
-            let entry = opcode::Read::new(Fd(self.wake.event().as_raw_fd()), target, 8).build().user_data(WAKE);
-            self.wake_armed = self.push(&entry);
-        }
+        self.arm_wake();
         while let Some(&key) = self.queued.front() {
             let entry = self.flights[key].entry(&self.files).user_data(key as u64);
             if !self.push(&entry) {
                 break;
             }
             self.queued.pop_front();
+        }
+    }
+
+    /// Makes a flush that waits alone at once, where that is quicker (see [`prompt_flush`]).
+    fn flush_promptly(&mut self) {
+        if self.transfers != 1 || !self.flush_times.are_prompt() {
+            return;
+        }
+        let flush = |key: &usize| self.flights[*key].flushes();
+        let Some((at, file)) = self.queued.iter().enumerate().find_map(|(at, key)| Some((at, flush(key)?))) else {
+            return;
+        };
+        let Some(key) = self.queued.remove(at) else { return };
+        let result = rustix::fs::fdatasync(&*self.files[file.0].fd);
+        self.flushed.push((key, result.map_or_else(|errno| -errno.raw_os_error(), |()| 0)));
+    }
+
+    /// Sees to it that an unpark ends a sleep in the kernel.
+    fn arm_wake(&mut self) {
+        if !self.wake_armed {
+            let target = self.wake_value.as_mut_ptr();
+            let entry = opcode::Read::new(Fd(self.wake.event().as_raw_fd()), target, 8).build().user_data(WAKE);
+            self.wake_armed = self.push(&entry);
         }
     }
 
@@ -148,22 +176,35 @@ impl UringBackend {
 
     /// Takes all completions that are there.
     fn reap(&mut self, ended: &mut Vec<(usize, Completion)>) {
-        let Self { ring, files, flights, queued, wake, wake_armed, woken, .. } = self;
-        for entry in ring.completion() {
+        while let Some((key, result)) = self.flushed.pop() {
+            self.advance(key, result, ended);
+        }
+        loop {
+            // taken before it is acted on: the queue cannot be held meanwhile
+            let entry = self.ring.completion().next();
+            let Some(entry) = entry else { break };
             match entry.user_data() {
                 WAKE => {
-                    wake.take();
-                    *wake_armed = false;
-                    *woken = true;
+                    self.wake.take();
+                    self.wake_armed = false;
+                    self.woken = true;
                 }
                 CANCEL => {}
-                key => {
-                    let key = usize::try_from(key).expect("a key of the slab");
-                    match flights[key].advance(entry.result(), files) {
-                        Outcome::Again => queued.push_back(key),
-                        Outcome::Ended(result) => ended.push(flights.remove(key).end(result)),
-                    }
+                key => self.advance(usize::try_from(key).expect("a key of the slab"), entry.result(), ended),
+            }
+        }
+    }
+
+    fn advance(&mut self, key: usize, result: i32, ended: &mut Vec<(usize, Completion)>) {
+        match self.flights[key].advance(result, &self.files) {
+            Outcome::Again => self.queued.push_back(key),
+            Outcome::Ended(result) => {
+                let flight = self.flights.remove(key);
+                self.transfers -= usize::from(!flight.waits());
+                if flight.flushes().is_some() {
+                    self.flush_times.took(self.now_ns().saturating_sub(flight.started_ns()));
                 }
+                ended.push(flight.end(result));
             }
         }
     }
@@ -181,8 +222,15 @@ impl Backend for UringBackend {
     }
 
     fn submit(&mut self, token: usize, op: Op) {
-        let key = self.flights.insert(Flight::new(token, op));
+        let flight = Flight::new(token, op, self.now_ns());
+        self.transfers += usize::from(!flight.waits());
+        let flushes = flight.flushes().is_some();
+        let key = self.flights.insert(flight);
         self.queued.push_back(key);
+        // a flush waits for the poll, which may make it itself
+        if flushes {
+            return;
+        }
         self.fill();
         if !self.queued.is_empty() {
             // the submission queue is full: the kernel takes it over, and what is left waits for the next poll
@@ -194,10 +242,11 @@ impl Backend for UringBackend {
     fn poll(&mut self, wait: bool, until_ns: Option<u64>, ended: &mut Vec<(usize, Completion)>) {
         let before = ended.len();
         loop {
+            self.flush_promptly();
             self.fill();
             let sleep_ns = until_ns.filter(|_| wait).map(|until| until.saturating_sub(self.now_ns()));
             // what has ended already is worth no system call
-            let ready = !self.ring.completion().is_empty();
+            let ready = !self.flushed.is_empty() || !self.ring.completion().is_empty();
             if wait && !ready && !self.woken && sleep_ns != Some(0) {
                 self.enter(true, sleep_ns.map(timespec));
             } else if self.must_enter() {
@@ -222,60 +271,6 @@ impl Backend for UringBackend {
 
     fn unparker(&self) -> Arc<dyn Unpark> {
         self.wake.clone()
-    }
-}
-
-impl Drop for UringBackend {
-    fn drop(&mut self) {
-        self.wake.unpark();
-        let waiting = self.flights.iter().filter(|(_, flight)| flight.waits());
-        let mut to_cancel: Vec<u64> = waiting.map(|(key, _)| key as u64).collect();
-        for _ in 0..DROP_WAITS {
-            self.fill_at_end(&mut to_cancel);
-            if self.flights.is_empty() && !self.wake_armed {
-                return;
-            }
-            self.enter(true, Some(timespec(10_000_000)));
-            self.reap_at_end();
-        }
-        tracing::error!(operations = self.flights.len(), "operations do not end; their memory is given up");
-        std::mem::forget(std::mem::take(&mut self.flights));
-        std::mem::forget(std::mem::take(&mut self.wake_value));
-    }
-}
-
-impl UringBackend {
-    /// Like [`Self::fill`], but the eventfd read is not armed again and what may wait for ever is cancelled.
-    fn fill_at_end(&mut self, to_cancel: &mut Vec<u64>) {
-        while let Some(&key) = self.queued.front() {
-            let entry = self.flights[key].entry(&self.files).user_data(key as u64);
-            if !self.push(&entry) {
-                return;
-            }
-            self.queued.pop_front();
-        }
-        while let Some(&key) = to_cancel.last() {
-            if !self.push(&opcode::AsyncCancel::new(key).build().user_data(CANCEL)) {
-                return;
-            }
-            to_cancel.pop();
-        }
-    }
-
-    /// Like [`Self::reap`], but nobody waits any more: nothing is continued.
-    fn reap_at_end(&mut self) {
-        let Self { ring, files, flights, wake_armed, .. } = self;
-        for entry in ring.completion() {
-            match entry.user_data() {
-                WAKE => *wake_armed = false,
-                CANCEL => {}
-                key => {
-                    let mut flight = flights.remove(usize::try_from(key).expect("a key of the slab"));
-                    // takes over (and closes) an accepted connection; whatever else it says comes too late
-                    drop(flight.advance(entry.result(), files));
-                }
-            }
-        }
     }
 }
 

@@ -29,7 +29,7 @@ pub async fn inspect(media: &Media) -> Result<Inspection> {
     let (superblock, _) = read_superblock(media).await?;
     let layout = layout_of(&superblock);
     let (namespaces, _) = read_table(media, &layout, superblock.pool).await?;
-    let root = crate::recovery::newest_root(media, &layout, superblock.pool).await?;
+    let (root, _) = crate::recovery::newest_root(media, &layout, superblock.pool).await?;
     Ok(Inspection { superblock, namespaces, root })
 }
 

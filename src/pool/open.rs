@@ -89,7 +89,7 @@ impl Pool {
         step.end(table.entries.len());
         // 3. the root, and what it stands for
         let step = Step::begin(env, "root");
-        let root = recovery::newest_root(media, &layout, superblock.pool).await?;
+        let (root, both_roots) = recovery::newest_root(media, &layout, superblock.pool).await?;
         root.check_bounds(superblock.segment_count)?;
         let directories = recovery::load_image(media, &layout, &root, superblock.segment_count).await?;
         step.end(format_args!("{} with {} leaves", root.sequence, directories.leaves.len()));
@@ -112,6 +112,9 @@ impl Pool {
         if !both_tables {
             write_table(media, &layout, &table).await?;
             tracing::warn!("a namespace table was repaired from the other copy");
+        }
+        if !both_roots {
+            recovery::complete_root(media, &layout, &root).await?;
         }
         // 7. the state, and replay onto it
         let step = Step::begin(env, "replay");

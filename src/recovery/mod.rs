@@ -18,5 +18,5 @@ pub mod roots;
 pub mod window;
 
 pub use adopt::{adopt, staged_batches};
-pub use roots::{Directories, load_image, newest_root};
+pub use roots::{Directories, complete_root, load_image, newest_root};
 pub use window::{Known, Recovered, RecoveredSegment, scan_window};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::buf::AlignedBuf;
+use crate::env::reactor::IoBuf;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Tier;
 use crate::format::entry::Entry;
@@ -22,12 +23,12 @@ pub struct Directories {
     pub generations: Vec<Generation>,
 }
 
-/// Reads all copies of both slots and takes the newest valid root.
+/// Reads all copies of both slots and takes the newest valid root; also whether both of its copies hold it.
 ///
 /// # Errors
-/// A copy cannot be read, or none is valid.
-pub async fn newest_root(media: &Media, layout: &Layout, pool: PoolId) -> Result<Root> {
-    let mut newest: Option<Root> = None;
+/// A slot cannot be read, or no copy is valid.
+pub async fn newest_root(media: &Media, layout: &Layout, pool: PoolId) -> Result<(Root, bool)> {
+    let mut newest: Option<(Root, bool)> = None;
     let mut reasons = Vec::new();
     for slot in 0..ROOT_SLOTS {
         let mut unreadable = 0;
@@ -36,8 +37,11 @@ pub async fn newest_root(media: &Media, layout: &Layout, pool: PoolId) -> Result
             unreadable += usize::from(result.is_err());
             let decoded = result.and_then(|()| Root::decode(&buf, pool));
             match decoded {
-                Ok(root) if newest.as_ref().is_none_or(|n| n.sequence < root.sequence) => newest = Some(root),
-                Ok(_) => {}
+                Ok(root) => match &mut newest {
+                    Some((known, both)) if *known == root => *both = true,
+                    Some((known, _)) if known.sequence >= root.sequence => {}
+                    _ => newest = Some((root, false)),
+                },
                 Err(error) => reasons.push(format!("slot {slot} copy {copy}: {error}")),
             }
         }
@@ -51,6 +55,26 @@ pub async fn newest_root(media: &Media, layout: &Layout, pool: PoolId) -> Result
         let reasons = reasons.join("; ");
         Error::new(ErrorKind::Corrupt, format!("no valid root, so the pool cannot be opened: {reasons}"))
     })
+}
+
+/// Writes the newest root to the copy of its slot that does not hold it, and flushes: a switch may have been cut short.
+///
+/// So a slot of which a copy is bad while the other slot is being written is that of the newest root and no other.
+///
+/// # Errors
+/// The medium's.
+pub async fn complete_root(media: &Media, layout: &Layout, root: &Root) -> Result<()> {
+    for copy in 0..COPIES {
+        let offset = layout.root(root.sequence, copy);
+        let (buf, result) = media.read(offset, AlignedBuf::zeroed(ROOT_BYTES), ROOT_BYTES).await;
+        if result.and_then(|()| Root::decode(&buf, root.pool)).is_ok_and(|found| found == *root) {
+            continue;
+        }
+        let mut buf = AlignedBuf::zeroed(ROOT_BYTES);
+        let bytes = root.encode(&mut buf)?;
+        media.write(offset, IoBuf::Owned(buf), bytes).await.1?;
+    }
+    media.flush().await
 }
 
 /// The directory and generations of a root: its image, then its changes.

@@ -28,14 +28,17 @@ impl Point {
     pub const ALL: [Self; 5] = [Self::Task, Self::Store, Self::Submit, Self::Complete, Self::Reply];
 
     fn index(self) -> usize {
-        match self {
-            Self::Task => 0,
-            Self::Store => 1,
-            Self::Submit => 2,
-            Self::Complete => 3,
-            Self::Reply => 4,
-        }
+        self as usize
     }
+}
+
+/// Steps of a life, of each kind, in the order of [`Point::ALL`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LifeSteps {
+    /// Until the pool was served.
+    pub opening: [u64; 5],
+    /// Until it ended.
+    pub all: [u64; 5],
 }
 
 /// One daemon's life. Shared by its region, backend and reply sinks.
@@ -78,10 +81,10 @@ impl Death {
         self.dead.load(Relaxed)
     }
 
-    /// Steps of this kind so far.
+    /// Steps so far, of each kind, in the order of [`Point::ALL`].
     #[must_use]
-    pub fn count(&self, point: Point) -> u64 {
-        self.seen[point.index()].load(Relaxed)
+    pub fn counts(&self) -> [u64; 5] {
+        Point::ALL.map(|point| self.seen[point.index()].load(Relaxed))
     }
 
     /// Takes one step; returns whether it still has an effect.

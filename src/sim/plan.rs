@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use fastrand::Rng;
 
+use super::death::Point;
 use super::subject::NamespacePlan;
 use super::workload::Habits;
 
@@ -60,10 +61,23 @@ pub struct Plan {
     pub lives: u32,
     /// How hosts behave.
     pub habits: Habits,
+    /// How the first lives end; the ends of the others are drawn.
+    pub deaths: Vec<PlannedDeath>,
     /// How the media fail.
     pub failing: Failing,
     /// Print every event.
     pub verbose: bool,
+}
+
+/// How a life ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedDeath {
+    /// At which step, counted from 1; `None`: it lives until its hosts are done.
+    pub at: Option<(Point, u64)>,
+    /// Of a fatal store so many of 1024 parts still land.
+    pub cut: usize,
+    /// Whether the machine loses power too.
+    pub power: bool,
 }
 
 /// What a run is like.
@@ -136,7 +150,17 @@ impl Plan {
             Kind::Commits => (rng.u64(24..=32), rng.u32(4..=16), Habits::commits(&mut rng)),
             Kind::Mixed | Kind::Cramped => (rng.u64(24..=64), rng.u32(1..=8), Habits::mixed(&mut rng)),
         };
-        Self { seed, pool_bytes: pool_mib << 20, namespaces, lives, habits, failing: Failing::Never, verbose: false }
+        let (deaths, failing) = (Vec::new(), Failing::Never);
+        Self { seed, pool_bytes: pool_mib << 20, namespaces, lives, habits, deaths, failing, verbose: false }
+    }
+
+    /// A run so short that it can be made once for each of its steps.
+    #[must_use]
+    pub fn short(seed: u64) -> Self {
+        let plan = Self::of_kind(seed, Kind::Commits);
+        let habits = Habits { clients: 2, requests: 3..8, pause_ns: 0, ..plan.habits };
+        let namespaces = plan.namespaces.into_iter().take(1).map(|n| NamespacePlan { size: 64 << 10, ..n }).collect();
+        Self { pool_bytes: 24 << 20, namespaces, habits, ..plan }
     }
 
     /// Live blocks take most of what streams and reserve leave of the pool.

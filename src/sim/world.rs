@@ -17,12 +17,12 @@ use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
 
-use super::death::{Death, Point};
+use super::death::{Death, LifeSteps, Point};
 use super::fault::{Fault, FaultKind};
 use super::machine::{Machine, MachineStats};
 use super::oracle::Failure;
 use super::order::SeededOrder;
-use super::plan::{Failing, Plan, SPARED_BYTES};
+use super::plan::{Failing, Plan, PlannedDeath, SPARED_BYTES};
 use super::shared_memory::SharedMemory;
 use super::sink::{Hosts, Sink, Tolerance, lock};
 use super::subject::{Host, Local, Serving, Subject};
@@ -55,6 +55,8 @@ pub struct Report {
     pub unserved: u32,
     /// What the daemons did, by name.
     pub marks: BTreeMap<&'static str, u64>,
+    /// Steps of each life that was to be followed by another.
+    pub lives: Vec<LifeSteps>,
 }
 
 /// Why a run is red.
@@ -118,6 +120,7 @@ struct World<'a> {
     failure: Failure,
     unserved: u32,
     marks: BTreeMap<&'static str, u64>,
+    lives: Vec<LifeSteps>,
 }
 
 /// What a daemon's life is made of.
@@ -129,6 +132,8 @@ struct Life {
     verify: bool,
     stop: bool,
     serving: Rc<RefCell<Option<Rc<dyn Serving>>>>,
+    /// Steps until it was served.
+    opening: Rc<RefCell<[u64; 5]>>,
     rng: Rng,
 }
 
@@ -151,27 +156,32 @@ impl<'a> World<'a> {
             failure: Failure::Daemon,
             unserved: 0,
             marks: BTreeMap::new(),
+            lives: Vec::new(),
         }
     }
 
     fn run(&mut self, subject: &dyn Subject) -> std::result::Result<Report, Box<Red>> {
         self.create(subject)?;
-        for _ in 0..self.plan.lives {
+        for life in 0..self.plan.lives as usize {
             let death = Death::never();
             let silent = self.plan.failing == Failing::Silently;
-            if !silent {
-                self.plan_death(&death);
+            let planned = self.plan.deaths.get(life).copied();
+            match planned {
+                Some(PlannedDeath { at: Some((point, nth)), cut, .. }) => death.plan(point, nth, cut),
+                None if !silent => self.plan_death(&death),
+                Some(_) | None => {}
             }
             let stop = silent || self.rng.u8(0..3) == 0;
             self.plan_faults();
             let verify = self.rng.u8(0..6) > 0;
             let habits = self.plan.habits.clone();
+            let power = planned.map(|planned| planned.power);
             match self.live(subject, &death, habits, verify, stop) {
                 End::Red(why) => return Err(self.red(Some(why))),
                 End::Stopped => self.after_stop(),
-                End::Died => self.after_death(),
+                End::Died => self.after_death(power),
                 End::Refused if silent => return Ok(self.report()),
-                End::Refused => self.after_death(),
+                End::Refused => self.after_death(power),
             }
             if self.is_red() {
                 return Err(self.red(None));
@@ -210,6 +220,7 @@ impl<'a> World<'a> {
             machine: machine.stats,
             unserved: self.unserved,
             marks: self.marks.clone(),
+            lives: self.lives.clone(),
         }
     }
 
@@ -258,6 +269,7 @@ impl<'a> World<'a> {
         let sink = Sink::new(self.hosts.clone(), death.clone());
         let desk = Desk { hosts: self.hosts.clone(), sink };
         let serving: Rc<RefCell<Option<Rc<dyn Serving>>>> = Rc::default();
+        let opening: Rc<RefCell<[u64; 5]>> = Rc::default();
         let life = Life {
             host: host.clone(),
             desk,
@@ -266,11 +278,13 @@ impl<'a> World<'a> {
             verify,
             stop,
             serving: serving.clone(),
+            opening: opening.clone(),
             rng: self.rng.fork(),
         };
         let open = subject.open(host);
         let result = self.execute(&mut executor, death, life.live(open));
         let was_dead = death.is_dead();
+        self.lives.push(LifeSteps { opening: *opening.borrow(), all: death.counts() });
         match serving.take() {
             Some(served) => {
                 self.failure = Failure::Daemon;
@@ -368,10 +382,11 @@ impl<'a> World<'a> {
         }
     }
 
-    fn after_death(&mut self) {
+    fn after_death(&mut self, power: Option<bool>) {
         // after a failed flush nobody can know what is durable until the machine starts anew
         let flush_failed = self.machine.borrow_mut().take_flush_failed();
-        let power = flush_failed || self.rng.u8(0..2) == 0;
+        let drawn = self.rng.u8(0..2) == 0;
+        let power = flush_failed || power.unwrap_or(drawn);
         if !power || self.rng.bool() {
             self.machine.borrow_mut().daemon_dies();
             self.shared_memory.borrow().daemon_dies(&mut self.rng);
@@ -416,12 +431,13 @@ impl<'a> World<'a> {
 
 impl Life {
     async fn live(self, open: Local<Result<Rc<dyn Serving>>>) -> Result<()> {
-        let Self { host, desk, habits, failure, verify, stop, serving, mut rng } = self;
+        let Self { host, desk, habits, failure, verify, stop, serving, opening, mut rng } = self;
         let pool = open.await?;
         if host.death.is_dead() {
             return Ok(());
         }
         *serving.borrow_mut() = Some(pool.clone());
+        *opening.borrow_mut() = host.death.counts();
         lock(&desk.hosts).oracle.recovered(failure);
         let targets: Vec<Target> =
             pool.clients().into_iter().enumerate().map(|(index, client)| Target { index, client }).collect();

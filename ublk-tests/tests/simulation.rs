@@ -2,10 +2,11 @@
 //!
 //! `PLICA_SIM_SEEDS=N` sets how many fixed seeds run (default 1340), `PLICA_SIM_FRESH=N` how many fresh ones (default
 //! 20); `PLICA_SIM_SEED=S cargo test -p ublk-tests --test simulation one_seed` runs one and prints what happens, with
-//! `PLICA_SIM_FAILING=errors` or `silently` on media that fail.
+//! `PLICA_SIM_FAILING=errors` or `silently` on media that fail. `PLICA_SIM_SWEEPS=N` sets how many short runs are made
+//! once for each of their steps, dead there (default 4).
 
 use plica::sim::engine::Engine;
-use plica::sim::{Failing, Plan, Report, run};
+use plica::sim::{Failing, Plan, PlannedDeath, Point, Report, Steps, interrupted, run, sweep};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -69,6 +70,62 @@ fn media_that_report_errors() {
 fn media_that_damage_silently() {
     let count = number("PLICA_SIM_SEEDS", 1340) / 4;
     green_all(0..count, |seed| Plan::failing(seed, Failing::Silently));
+}
+
+/// Runs every plan of a sweep on all processors.
+fn swept(plan: &Plan, steps: Steps, stride: u64) {
+    let plans = sweep(&Engine::new(), plan, steps, stride).unwrap_or_else(|red| panic!("{red}"));
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for worker in 0..workers {
+            let plans = plans.iter().skip(worker).step_by(workers);
+            scope.spawn(move || plans.for_each(|plan| drop(run_planned(plan))));
+        }
+    });
+    println!("seed {}: {} runs, each dead at another step ({steps:?})", plan.seed, plans.len());
+}
+
+fn run_planned(plan: &Plan) -> Report {
+    run(&Engine::new(), plan).unwrap_or_else(|red| panic!("planned deaths {:?}\n{red}", plan.deaths))
+}
+
+#[test]
+fn a_death_at_every_step_of_a_life() {
+    for seed in 0..number("PLICA_SIM_SWEEPS", 4) {
+        swept(&Plan::short(seed), Steps::Life, 7);
+    }
+}
+
+/// A daemon that died in the middle of its work, the machine with every other one.
+fn interrupted_plan(seed: u64) -> Plan {
+    interrupted(&Engine::new(), seed, seed % 2 == 1).unwrap_or_else(|red| panic!("{red}"))
+}
+
+#[test]
+fn a_death_at_every_step_of_recovery_and_adoption() {
+    for seed in 0..number("PLICA_SIM_SWEEPS", 4) {
+        swept(&interrupted_plan(seed), Steps::Opening, 3);
+    }
+}
+
+#[test]
+fn two_deaths_in_a_row_in_recovery_and_adoption() {
+    for seed in 0..number("PLICA_SIM_SWEEPS", 4).div_ceil(2) {
+        // the second daemon comes to a third of its way, or to two thirds, or nearly serves
+        let plan = interrupted_plan(seed);
+        let steps = opening_steps(&plan, Point::Submit);
+        for (share, power) in [(1, false), (2, true), (3, false)] {
+            let death = PlannedDeath { at: Some((Point::Submit, (steps * share / 3).max(1))), cut: 500, power };
+            let deaths = [plan.deaths.clone(), vec![death]].concat();
+            swept(&Plan { deaths, ..plan.clone() }, Steps::Opening, 7);
+        }
+    }
+}
+
+/// Steps of this kind that the daemon after the one planned death takes until it serves.
+fn opening_steps(plan: &Plan, point: Point) -> u64 {
+    let life = plan.deaths.len();
+    run_planned(&Plan { lives: 2, ..plan.clone() }).lives[life].opening[point as usize]
 }
 
 #[test]

@@ -46,11 +46,22 @@ pub(super) struct Flight {
     op: Op,
     done: usize,
     retries: u32,
+    started_ns: u64,
 }
 
 impl Flight {
-    pub(super) fn new(token: usize, op: Op) -> Self {
-        Self { token, op, done: 0, retries: 0 }
+    pub(super) fn new(token: usize, op: Op, now_ns: u64) -> Self {
+        Self { token, op, done: 0, retries: 0, started_ns: now_ns }
+    }
+
+    /// When it was submitted.
+    pub(super) fn started_ns(&self) -> u64 {
+        self.started_ns
+    }
+
+    /// The medium that it flushes, if it is a flush.
+    pub(super) fn flushes(&self) -> Option<FileId> {
+        if let Op::Flush { file } = self.op { Some(file) } else { None }
     }
 
     /// Whether it waits for somebody else, perhaps for ever.
