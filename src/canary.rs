@@ -31,13 +31,11 @@ pub enum Rule {
     Adoption,
     /// I8: a MOVE takes only blocks whose entry still is what was read.
     MoveByCompare,
-    /// Rule 6.3: a segment is not reused before what emptied it, relocations included, is settled.
-    SettledBeforeReuse,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::DataBeforePointer,
         Self::Checksum,
         Self::SlotAfterCompletion,
@@ -49,7 +47,6 @@ impl Rule {
         Self::MergeByCompare,
         Self::Adoption,
         Self::MoveByCompare,
-        Self::SettledBeforeReuse,
     ];
 }
 

@@ -119,12 +119,12 @@ impl Core {
         done: &mut Relocated,
     ) -> Result<()> {
         for record in records {
-            let Change::Fragment { entry, .. } = record.change else { continue };
+            let Change::Fragment { entry, mask, .. } = record.change else { continue };
             if self.know_fragment(record).await.is_err() {
                 done.left += 1;
                 continue;
             }
-            let live = self.live_blocks(record);
+            let live = if canary::is_off(Rule::MoveByCompare) { mask } else { self.live_blocks(record) };
             if live == 0 {
                 continue;
             }

@@ -287,7 +287,7 @@ impl SegmentTable {
             && info.state == SegmentState::Sealed
             && info.live == 0
             && info.pins == 0
-            && (info.emptied_op <= settled || canary::is_off(Rule::SettledBeforeReuse))
+            && info.emptied_op <= settled
             && info.top_op <= settled
             && (info.clear_op <= replay_start || canary::is_off(Rule::ClearBeforeReuse))
     }

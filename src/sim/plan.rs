@@ -179,6 +179,7 @@ impl Plan {
         });
         let namespaces = namespaces.collect();
         let (lives, habits) = (rng.u32(1..=5), Habits::cramped(rng));
-        Self { seed, pool_bytes: pool_mib << 20, namespaces, lives, habits, failing: Failing::Never, verbose: false }
+        let (deaths, failing) = (Vec::new(), Failing::Never);
+        Self { seed, pool_bytes: pool_mib << 20, namespaces, lives, habits, failing, deaths, verbose: false }
     }
 }
