@@ -300,8 +300,11 @@ impl Core {
             // as fast as the host writes, also within a segment
             self.cleaner.wanted.until(|| self.should_go_on()).await;
             result = self.relocate(&source, portion, destination, &mut memory.workspace, &mut done).await;
-            if result.is_err() || (self.stopping.get() && self.active.get() == 0) {
+            if result.is_err() {
                 break;
+            }
+            if self.stopping.get() && self.active.get() == 0 {
+                return Ok(());
             }
             self.credit(gain.saturating_sub(advance) / portions);
             yield_now().await;
@@ -309,9 +312,14 @@ impl Core {
         self.stats.relocated_blocks.add(done.blocks);
         self.stats.relocated_bytes.add(done.bytes);
         self.stats.unpacked.add(done.unpacked);
-        self.stats.cleaned.add(u64::from(self.state.borrow().log.segments.get(id).live == 0));
-        if done.left > 0 {
-            tracing::error!("segment {id}: {} records cannot be moved, so it is kept", done.left);
+        let kept = self.state.borrow().log.segments.get(id).live;
+        self.stats.cleaned.add(u64::from(kept == 0));
+        // also when what is live is not among the records that were found: it must not be tried for ever
+        if kept > 0 && result.is_ok() {
+            tracing::error!(
+                "segment {id}: {kept} blocks cannot be moved, so it is kept; {} records are damaged",
+                done.left
+            );
             self.set_aside(id);
         }
         result

@@ -200,7 +200,6 @@ impl Core {
 
     /// The step: blocks of `live` whose entry still is what `old` says are moved to a new record, or nothing happens.
     /// Room was made (I8, I12). Returns how many.
-    #[expect(clippy::too_many_arguments, reason = "two callers; a struct would only rename them")]
     pub(super) fn append_move(
         &self,
         header: &RecordHeader,
