@@ -29,11 +29,13 @@ pub enum Rule {
     MergeByCompare,
     /// Section 4: slots of a dead daemon are adopted.
     Adoption,
+    /// I8: a MOVE takes only blocks whose entry still is what was read.
+    MoveByCompare,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::DataBeforePointer,
         Self::Checksum,
         Self::SlotAfterCompletion,
@@ -44,6 +46,7 @@ impl Rule {
         Self::PublishBeforeAcknowledge,
         Self::MergeByCompare,
         Self::Adoption,
+        Self::MoveByCompare,
     ];
 }
 

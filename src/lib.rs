@@ -4,7 +4,7 @@
 //!  /dev/ublkbN ── ublk ┐            ┌─► codec workers: compress, seal, checksum (pure functions)
 //!                      ├─ Request ─► core ─► map   (namespace, LBA) → location
 //!  NBD socket ─── nbd ─┘             ├─► log: batch → segment ─► tier 1: SSD or file
-//!                                    └─► leaf write-back · roots · recovery
+//!                                    └─► cleaner · leaf write-back · roots · recovery
 //! ```
 //!
 //! Reading order: [`mod@format`] (the specification), [`mod@env`], [`core`], then whatever the write path touches.
@@ -27,6 +27,7 @@ pub mod advise;
 pub mod buf;
 pub mod canary;
 pub mod check;
+pub mod cleaner;
 pub mod cli;
 pub mod codec;
 pub mod control;

@@ -26,6 +26,8 @@ pub const SEGMENTS_MAX: u32 = 1 << 24;
 pub const SLOT_BYTES: usize = 512 << 10;
 /// Slots of a pool.
 pub const SLOT_COUNT: usize = 32;
+/// Batches of relocations and leaves that are in memory at a time.
+pub const ORDINARY_SLOT_COUNT: usize = 8;
 /// Entries in a leaf of the map.
 pub const LEAF_ENTRIES: usize = 512;
 /// Naturally aligned ranges of a request up to this many bytes are atomic.

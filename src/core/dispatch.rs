@@ -78,7 +78,7 @@ impl Queues {
 
 impl Core {
     /// Starts everything that runs for the life of the core: requests from `mailbox`, the batch timer, checkpoints, the
-    /// usage count.
+    /// usage count, the cleaner.
     pub fn start(self: &Rc<Self>, mailbox: MailboxReceiver<(NamespaceId, Request)>) {
         let spawner = &self.env.spawner;
         let queues = Rc::new(Queues::default());
@@ -92,6 +92,7 @@ impl Core {
         spawner.spawn(self.clone().run_preparation()).detach();
         spawner.spawn(self.clone().count_usage()).detach();
         spawner.spawn(self.clone().run_scrub()).detach();
+        spawner.spawn(self.clone().run_cleaner()).detach();
     }
 
     async fn run_inbox(self: Rc<Self>, mailbox: MailboxReceiver<(NamespaceId, Request)>, queues: Rc<Queues>) {

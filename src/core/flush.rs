@@ -56,6 +56,7 @@ impl Core {
         }
         if let Err(error) = &result {
             self.latch.close("flushing the medium", error);
+            self.space.notify_all();
         }
         self.durable.notify_all();
         result

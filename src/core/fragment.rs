@@ -46,11 +46,7 @@ impl Core {
         let state = self.state.borrow();
         if let Some((batch, offset)) = state.log.batches.staged(location.segment, location.granule) {
             let len = (batch.length - offset).min(buf.len());
-            match &batch.memory {
-                crate::log::BatchMemory::Slot(slot) => state.log.region().load(*slot, offset, &mut buf[..len]),
-                crate::log::BatchMemory::Memory(memory) => buf[..len].copy_from_slice(&memory[offset..offset + len]),
-                crate::log::BatchMemory::Gone => unreachable!("staged batches have memory"),
-            }
+            state.log.memories.load(batch.memory, offset, &mut buf[..len]);
             return Fetch::Staged(buf, 0);
         }
         let block = u64::from(self.media.block());

@@ -5,7 +5,7 @@
 //!                         ├─► read  ─► fragment (staged memory or one device read) ─► codec ─► reply
 //!                         ├─► discard (CLEAR records)      └─ flush: durability of batches
 //!                         └─► partial (sub-block writes by compare)
-//!   background: batch timer · leaf write-back and roots (checkpoint) · usage count
+//!   background: batch timer · leaf write-back and roots (checkpoint) · usage count · cleaner (clean, relocate, unpack)
 //! ```
 //!
 //! **Invariants.** All of I1–I12; each file cites those it upholds. Mutable state is in one [`State`] that is borrowed
@@ -18,6 +18,7 @@
 
 mod bulk;
 mod checkpoint;
+mod clean;
 mod commit;
 mod discard;
 mod dispatch;
@@ -28,12 +29,14 @@ mod leaves;
 mod partial;
 mod prepare;
 mod read;
+mod relocate;
 pub mod request;
 mod room;
 pub mod scrub;
 mod seal_segment;
 mod state;
 mod stats;
+mod unpack;
 mod window;
 mod write;
 
@@ -58,6 +61,8 @@ use crate::units::{PoolId, SealNo, SessionId};
 pub const FRAGMENT_BUF_BYTES: usize = FRAGMENT_BYTES_MAX + 3 * BLOCK_BYTES;
 /// Fragment buffers of a core: bounds the codec work under way (I10).
 pub const FRAGMENT_BUFS: usize = 512;
+/// Leaves being read at a time.
+const LEAF_BUFS: usize = 8;
 
 /// A pool's engine. Lives on one thread; its tasks hold it by `Rc`.
 pub struct Core {
@@ -84,6 +89,11 @@ pub struct Core {
     /// Everything in use read back.
     pub scrub: scrub::Scrub,
     bufs: BufPool,
+    /// For leaves: whoever reads one waits for the medium only, so these come back even when writers hold all others.
+    leaf_bufs: BufPool,
+    cleaner: clean::Cleaner,
+    /// A new full image is to be written: the one on media is damaged, or in the way.
+    image_wanted: Cell<bool>,
     seal_counter: Cell<u64>,
     flushing: Cell<bool>,
     /// Device flushes when the last host segment was opened.
@@ -92,7 +102,7 @@ pub struct Core {
     stopping: Cell<bool>,
     /// Requests being handled.
     active: Cell<usize>,
-    /// Slots, segments or room in a batch appeared.
+    /// Slots, segments or room in a batch appeared, space was gained, or none will be any more.
     space: Notify,
     /// A batch advanced towards durability, or never will.
     durable: Notify,
@@ -122,6 +132,7 @@ impl Core {
         codec: CodecPool,
         bounds: ReplayBounds,
     ) -> Rc<Self> {
+        let cleaner = clean::Cleaner::new(state.log.segments.count(), layout.segment_bytes);
         Rc::new(Self {
             env,
             media,
@@ -135,6 +146,9 @@ impl Core {
             stats: Stats::default(),
             scrub: scrub::Scrub::default(),
             bufs: BufPool::new(FRAGMENT_BUFS, FRAGMENT_BUF_BYTES),
+            leaf_bufs: BufPool::new(LEAF_BUFS, FRAGMENT_BUF_BYTES),
+            cleaner,
+            image_wanted: Cell::new(false),
             seal_counter: Cell::new(0),
             flushing: Cell::new(false),
             flushes_at_open: Cell::new(0),

@@ -74,6 +74,7 @@ impl Core {
     /// One round: `None` when the block changed meanwhile.
     async fn try_part(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>) -> Result<Option<OpNo>> {
         self.latch.check()?;
+        self.pace().await;
         let range = LbaRange { start: part.lba, count: 1 };
         self.know(id, range).await?;
         // 1. read; the pin keeps the entry from meaning anything else until the compare

@@ -94,8 +94,6 @@ pub struct Scrub {
     status: RefCell<ScrubStatus>,
     /// It was started, resumed, paused or stopped.
     changed: Notify,
-    /// A new full image is to be written: the one on media is damaged.
-    pub(super) image_wanted: Cell<bool>,
     /// Something of the map is to be written anew.
     mending: Cell<bool>,
 }
@@ -306,7 +304,7 @@ impl Core {
         if kind == RecordKind::Image {
             if state.root.image_parts.iter().any(|part| is_here(*part)) {
                 drop(state);
-                self.scrub.image_wanted.set(true);
+                self.image_wanted.set(true);
                 self.scrub.mending.set(true);
                 let what = format!("a part of the directory's image: {problem}; a new one is written");
                 self.scrub_found(None, segment, granule, None, 0, what);

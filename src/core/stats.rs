@@ -46,6 +46,14 @@ pub struct Stats {
     pub roots: Counter,
     /// Writes refused for want of space.
     pub no_space: Counter,
+    /// Live blocks that the cleaner moved.
+    pub relocated_blocks: Counter,
+    /// Bytes of the records that it moved them to.
+    pub relocated_bytes: Counter,
+    /// Partly dead fragments that it unpacked.
+    pub unpacked: Counter,
+    /// Segments that it emptied.
+    pub cleaned: Counter,
 }
 
 /// Counters of a namespace since the pool was opened.

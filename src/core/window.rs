@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 use super::Core;
 use super::checkpoint::Running;
+use super::room::RESERVE_SEGMENTS;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::ROOT_BYTES;
 use crate::format::root::{CHANGE_BYTES_MAX, WINDOW_SEGMENT_BYTES};
@@ -59,7 +60,10 @@ impl Core {
     pub(super) fn wants_checkpoint(&self) -> bool {
         let announced_low = {
             let segments = &self.state.borrow().log.segments;
-            segments.announced_count() < self.announced_target() / 2 && segments.free_count() > 0
+            let (announced, target) = (segments.announced_count(), self.announced_target());
+            let more = segments.free_count() + segments.empty_count();
+            // in a nearly full pool they come one by one: not a root for each, unless the host is about to need it
+            announced < target / 2 && (more > target / 4 || (more > 0 && announced <= RESERVE_SEGMENTS + 1))
         };
         announced_low || self.writes_back()
     }

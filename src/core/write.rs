@@ -77,6 +77,7 @@ impl Core {
         urgent: bool,
     ) -> Result<OpNo> {
         self.latch.check()?;
+        self.pace().await;
         self.know(id, piece).await?;
         let shape = self.shape(id)?;
         let mut sealed = ArrayVec::new();

@@ -2,53 +2,15 @@
 
 use slab::Slab;
 
-use super::StreamKind;
-use crate::buf::AlignedBuf;
+use super::{BatchMemory, StreamKind};
 use crate::canary::{self, Rule};
 use crate::format::record::Place;
-use crate::format::slot::PRELUDE_BYTES;
 use crate::limits::GRANULE;
-use crate::staging::Region;
 use crate::units::{Granule, OpNo, SegmentId};
 
 /// A batch in [`Batches`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BatchId(usize);
-
-/// Where the bytes of a batch are before they are written.
-#[derive(Debug)]
-pub enum BatchMemory {
-    /// A slot of shared memory.
-    Slot(usize),
-    /// Ordinary memory.
-    Memory(AlignedBuf),
-    /// Nowhere: lent to the write, or written.
-    Gone,
-}
-
-impl BatchMemory {
-    pub(super) fn store(&mut self, region: &Region, at: usize, bytes: &[u8]) {
-        match self {
-            Self::Slot(slot) => region.store(*slot, at, bytes),
-            Self::Memory(buf) => buf[at..at + bytes.len()].copy_from_slice(bytes),
-            Self::Gone => unreachable!("a closed batch is not stored to"),
-        }
-    }
-
-    pub(super) fn zero(&mut self, region: &Region, start: usize, end: usize) {
-        match self {
-            Self::Slot(slot) => region.zero(*slot, start, end - start),
-            Self::Memory(buf) => buf[start..end].fill(0),
-            Self::Gone => unreachable!("a closed batch is not stored to"),
-        }
-    }
-
-    pub(super) fn store_prelude(&self, region: &Region, prelude: &[u8; PRELUDE_BYTES]) {
-        if let Self::Slot(slot) = self {
-            region.store_prelude(*slot, prelude);
-        }
-    }
-}
 
 /// How far a batch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,7 +158,7 @@ impl Batches {
     pub fn staged(&self, segment: SegmentId, granule: Granule) -> Option<(&Batch, usize)> {
         self.iter().find_map(|b| {
             let offset = (granule.0.checked_sub(b.place.granule.0)? * GRANULE) as usize;
-            let here = b.place.segment == segment && offset < b.length && !matches!(b.memory, BatchMemory::Gone);
+            let here = b.place.segment == segment && offset < b.length && b.memory != BatchMemory::Gone;
             here.then_some((b, offset))
         })
     }

@@ -15,11 +15,13 @@
 //! **Not here:** payloads' meaning, keys, the map.
 
 mod batches;
+mod memory;
 pub mod segments;
 mod stream;
 pub mod walk;
 
-pub use batches::{Batch, BatchId, BatchMemory, BatchState, Batches};
+pub use batches::{Batch, BatchId, BatchState, Batches};
+pub use memory::{BatchMemory, Memories};
 pub use segments::{SegmentInfo, SegmentState, SegmentTable};
 pub use stream::{OpenSegment, Stream, StreamKind};
 
@@ -58,9 +60,9 @@ pub struct Log {
     pub segments: SegmentTable,
     /// Batches that are not yet durable.
     pub batches: Batches,
+    /// Where batches are until they are written.
+    pub memories: Memories,
     streams: [Stream; StreamKind::COUNT],
-    region: Region,
-    free_slots: Vec<usize>,
 }
 
 impl Log {
@@ -74,10 +76,10 @@ impl Log {
         segments: SegmentTable,
         region: Region,
     ) -> Self {
-        let free_slots = (0..crate::limits::SLOT_COUNT).rev().collect();
+        let memories = Memories::new(region);
         let batches = Batches::default();
         let streams = std::array::from_fn(|_| Stream::default());
-        Self { pool, session, segment_bytes, next_op: last_op.next(), segments, batches, streams, region, free_slots }
+        Self { pool, session, segment_bytes, next_op: last_op.next(), segments, batches, memories, streams }
     }
 
     /// The last number given out.
@@ -139,11 +141,6 @@ impl Log {
         self.next_op.0 + records as u64 - first.0 <= SUMMARY_SPAN_MAX
     }
 
-    /// A slot nobody uses.
-    pub fn take_slot(&mut self) -> Option<usize> {
-        self.free_slots.pop()
-    }
-
     /// Opens a batch in the stream's open segment.
     pub fn open_batch(&mut self, kind: StreamKind, memory: BatchMemory, now_ns: u64) {
         let Some(open) = &self.stream(kind).segment else { unreachable!("a batch is opened in an open segment") };
@@ -173,12 +170,12 @@ impl Log {
                 granule: batch.place.granule,
                 first_op,
             };
-            batch.memory.store_prelude(&self.region, &prelude.encode(&batch.place, self.session));
+            self.memories.store_prelude(batch.memory, &prelude.encode(&batch.place, self.session));
         }
         let end = at + header.record_bytes();
-        batch.memory.store(&self.region, at, &encoded);
-        batch.memory.store(&self.region, at + RECORD_HEADER_BYTES, payload);
-        batch.memory.zero(&self.region, at + RECORD_HEADER_BYTES + payload.len(), end);
+        self.memories.store(batch.memory, at, &encoded);
+        self.memories.store(batch.memory, at + RECORD_HEADER_BYTES, payload);
+        self.memories.zero(batch.memory, at + RECORD_HEADER_BYTES + payload.len(), end);
         batch.length = end;
         batch.checks = batch.checks.wrapping_add(RecordHeader::check_of(&encoded));
         batch.count += 1;
@@ -190,6 +187,8 @@ impl Log {
 
     /// Keeps what the summary and rule 6.3 need of a record.
     fn note(&mut self, kind: StreamKind, header: &RecordHeader, place: &Place, appended: Appended) {
+        let bytes = u32::try_from(header.record_bytes()).expect("< 512 KiB");
+        self.segments.fill(place.segment, blocks_of(header), bytes);
         let info = self.segments.get_mut(place.segment);
         info.top_op = appended.op;
         if matches!(header.body, RecordBody::Clear { .. }) {
@@ -204,10 +203,8 @@ impl Log {
     pub fn publish(&mut self, kind: StreamKind) {
         if let Some(id) = self.stream(kind).batch {
             let batch = self.batches.get(id);
-            if let BatchMemory::Slot(slot) = batch.memory
-                && !canary::is_off(Rule::PublishBeforeAcknowledge)
-            {
-                self.region.publish(slot, batch.length);
+            if !canary::is_off(Rule::PublishBeforeAcknowledge) {
+                self.memories.publish(batch.memory, batch.length);
             }
         }
     }
@@ -230,8 +227,8 @@ impl Log {
             checks: batch.checks,
         };
         let padded = length.next_multiple_of(BLOCK_SIZE);
-        batch.memory.store(&self.region, 0, &header.encode(&batch.place));
-        batch.memory.zero(&self.region, length as usize, padded as usize);
+        self.memories.store(batch.memory, 0, &header.encode(&batch.place));
+        self.memories.zero(batch.memory, length as usize, padded as usize);
         batch.state = BatchState::Closed;
         batch.padded = padded as usize;
         let stream = self.stream_mut(kind);
@@ -249,33 +246,30 @@ impl Log {
         let Some(id) = self.stream_mut(kind).batch.take() else { return };
         let batch = self.batches.remove(id);
         assert_eq!(batch.count, 0, "a batch with records is closed, not abandoned");
-        if let BatchMemory::Slot(slot) = batch.memory {
-            self.free_slots.push(slot);
-        }
+        self.memories.put(batch.memory);
     }
 
     /// What must never happen: a slot given back while its write is under way ([`Rule::SlotAfterCompletion`] off).
     pub(crate) fn free_slot_early(&mut self, id: BatchId) {
-        if let BatchMemory::Slot(slot) = std::mem::replace(&mut self.batches.get_mut(id).memory, BatchMemory::Gone) {
-            self.region.publish(slot, 0);
-            self.free_slots.push(slot);
-        }
+        let memory = std::mem::replace(&mut self.batches.get_mut(id).memory, BatchMemory::Gone);
+        self.memories.put(memory);
     }
 
     /// A batch's write completed: its slot is free, its blocks wait for a flush.
     pub fn batch_written(&mut self, id: BatchId) {
         let batch = self.batches.get_mut(id);
         batch.state = BatchState::Written;
-        if let BatchMemory::Slot(slot) = std::mem::replace(&mut batch.memory, BatchMemory::Gone) {
-            self.region.publish(slot, 0);
-            self.free_slots.push(slot);
-        }
+        let memory = std::mem::replace(&mut batch.memory, BatchMemory::Gone);
+        self.memories.put(memory);
     }
+}
 
-    /// The staging memory.
-    #[must_use]
-    pub fn region(&self) -> &Region {
-        &self.region
+/// What a record adds to what its segment holds.
+fn blocks_of(header: &RecordHeader) -> u32 {
+    match header.body {
+        RecordBody::Fragment { count, .. } => u32::from(count),
+        RecordBody::Clear { .. } => 0,
+        RecordBody::Leaf { .. } | RecordBody::Image { .. } => 1,
     }
 }
 

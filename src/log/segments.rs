@@ -48,6 +48,11 @@ pub struct SegmentInfo {
     pub summary: SummaryState,
     /// Map entries (host segments) or directory entries and image parts (leaf segments) that point to it.
     pub live: u32,
+    /// Blocks (or leaves and image parts) of all its records, live or not; 0 when not known: it was filled by an earlier
+    /// session and has not been read since.
+    pub total: u32,
+    /// Bytes of its records; 0 when not known.
+    pub bytes: u32,
     /// Number of the operation that took its last live entry.
     pub emptied_op: OpNo,
     /// Highest number in it.
@@ -72,6 +77,8 @@ pub struct SegmentTable {
     /// Sealed and without live entries, perhaps reusable.
     empty: Vec<SegmentId>,
     usage_known: bool,
+    /// Entries that went, ever: nothing can have become worth cleaning while this stays the same.
+    drops: u64,
 }
 
 impl SegmentTable {
@@ -84,6 +91,8 @@ impl SegmentTable {
             state: if generation.0 == 0 { SegmentState::Free } else { SegmentState::Sealed },
             summary: SummaryState::None,
             live: 0,
+            total: 0,
+            bytes: 0,
             emptied_op: OpNo(0),
             top_op: replay_start,
             clear_op: replay_start,
@@ -94,7 +103,15 @@ impl SegmentTable {
         let infos: Vec<_> = generations.into_iter().map(info).collect();
         let never = infos.iter().enumerate().filter(|(_, info)| info.state == SegmentState::Free);
         let free = never.map(|(index, _)| SegmentId(u32::try_from(index).unwrap_or(u32::MAX))).collect();
-        Self { infos, free, announced: VecDeque::new(), window: Vec::new(), empty: Vec::new(), usage_known: false }
+        Self {
+            infos,
+            free,
+            announced: VecDeque::new(),
+            window: Vec::new(),
+            empty: Vec::new(),
+            usage_known: false,
+            drops: 0,
+        }
     }
 
     /// One segment.
@@ -149,8 +166,33 @@ impl SegmentTable {
         }
     }
 
+    /// Records of `bytes` were appended that hold `count` blocks, all live or soon to be.
+    pub fn fill(&mut self, id: SegmentId, count: u32, bytes: u32) {
+        let info = self.get_mut(id);
+        (info.total, info.bytes) = (info.total.saturating_add(count), info.bytes.saturating_add(bytes));
+    }
+
+    /// What reading the segment showed: it holds this much, of which only the live part is worth moving.
+    pub fn measured(&mut self, id: SegmentId, total: u32, bytes: u32) {
+        let info = self.get_mut(id);
+        (info.total, info.bytes) = (total.max(info.live), bytes);
+    }
+
+    /// Dead blocks of the segment that cleaning cannot drop are not counted any more.
+    pub fn forget_dead(&mut self, id: SegmentId, count: u32) {
+        let info = self.get_mut(id);
+        info.total = info.total.saturating_sub(count).max(info.live);
+    }
+
+    /// Entries that went, ever.
+    #[must_use]
+    pub fn drops(&self) -> u64 {
+        self.drops
+    }
+
     /// An entry no longer points to the segment, by operation `op`.
     pub fn drop_live(&mut self, id: SegmentId, op: OpNo) {
+        self.drops += 1;
         if let Some(info) = self.infos.get_mut(id.0 as usize) {
             debug_assert!(info.live > 0, "segment {id} has no live entries to drop");
             info.live = info.live.saturating_sub(1);
@@ -184,6 +226,7 @@ impl SegmentTable {
         let info = self.get_mut(id);
         (info.generation, info.state) = (generation, SegmentState::Announced);
         (info.top_op, info.clear_op) = (OpNo(0), OpNo(0));
+        (info.total, info.bytes) = (0, 0);
         self.announced.push_back(id);
     }
 
@@ -276,6 +319,7 @@ impl SegmentTable {
             info.generation = Generation(info.generation.0 + 1);
             (info.emptied_op, info.top_op, info.clear_op) = (OpNo(0), OpNo(0), OpNo(0));
             (info.summary, info.end) = (SummaryState::None, 0);
+            (info.total, info.bytes) = (0, 0);
         }
         ids
     }
@@ -328,5 +372,17 @@ impl SegmentTable {
     #[must_use]
     pub fn free_count(&self) -> usize {
         self.free.len()
+    }
+
+    /// Segments without live entries that wait for a flush or a root.
+    #[must_use]
+    pub fn empty_count(&self) -> usize {
+        self.empty.len()
+    }
+
+    /// Segments that can be written to, now or after a root or two.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        self.announced.len() + self.free.len() + self.empty.len()
     }
 }

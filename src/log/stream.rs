@@ -10,15 +10,17 @@ use crate::units::SegmentId;
 pub enum StreamKind {
     /// Writes and discards of the host; staged in shared memory.
     Host = 0,
-    /// Leaf images and images of directory and segment table; staged in ordinary memory.
+    /// Leaf images and images of directory and segment table; in ordinary memory.
     Leaf = 1,
+    /// Relocations; in ordinary memory, since what is lost with it is still where it was.
+    Move = 2,
 }
 
 impl StreamKind {
     /// How many there are.
-    pub const COUNT: usize = 2;
+    pub const COUNT: usize = 3;
     /// All of them.
-    pub const ALL: [Self; Self::COUNT] = [Self::Host, Self::Leaf];
+    pub const ALL: [Self; Self::COUNT] = [Self::Host, Self::Leaf, Self::Move];
 }
 
 /// The segment that a stream appends to.

@@ -288,6 +288,7 @@ fn build_state(
             Known::Damaged => (listed.end, SummaryState::Never),
         };
         segments.recovered(listed.segment, end, summary, segment.tops());
+        segments.fill(listed.segment, segment.total(), end);
     }
     let mut log = Log::new(superblock.pool, session, layout.segment_bytes, recovered.highest, segments, region);
     for kind in StreamKind::ALL {
@@ -342,9 +343,8 @@ pub(super) fn open_namespace(entry: &NamespaceEntry, superblock: &Superblock, ro
 
 /// The new session appends behind what was accepted: in the stream's newest walked segment that is not full.
 fn append_behind(log: &mut Log, kind: StreamKind, recovered: &Recovered) {
-    let leaf_stream = kind == StreamKind::Leaf;
     let open = recovered.segments.iter().filter(|s| s.listed.state != WindowState::Flushed);
-    let newest = open.filter(|s| s.is_leaf_stream() == leaf_stream).max_by_key(|s| s.tops().0);
+    let newest = open.filter(|s| s.stream() == Some(kind)).max_by_key(|s| s.tops().0);
     let Some(open) = newest.and_then(RecoveredSegment::reopened) else { return };
     let room = crate::limits::BLOCK_BYTES;
     if open.fits(log.segment_bytes, open.at as usize + room, 1) {

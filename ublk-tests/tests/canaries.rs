@@ -38,6 +38,7 @@ canaries! {
     acknowledged_before_published: PublishBeforeAcknowledge within 200 of Plan::of,
     merge_without_compare: MergeByCompare within 200 of Plan::of,
     staging_not_adopted: Adoption within 200 of Plan::of,
+    move_without_compare: MoveByCompare within 50 of |seed| Plan::of_kind(seed, Kind::Cramped),
 }
 
 /// Only what a daemon had acknowledged and not flushed can be missing behind a root that names it; and only if the machine
