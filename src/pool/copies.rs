@@ -87,14 +87,20 @@ async fn read_copy(media: &Media, offset: u64) -> Result<Superblock> {
     result.and_then(|()| Superblock::decode(&buf))
 }
 
-/// The namespace table, and whether both copies hold it.
-pub(crate) async fn read_table(media: &Media, layout: &Layout, pool: PoolId) -> Result<(NamespaceTable, bool)> {
+/// Both copies of the namespace table, as they are.
+pub(crate) async fn table_copies(media: &Media, layout: &Layout, pool: PoolId) -> Vec<Result<NamespaceTable>> {
     let mut copies = Vec::with_capacity(COPIES);
     for copy in 0..COPIES {
         let buf = AlignedBuf::zeroed(NAMESPACE_TABLE_BYTES);
         let (buf, result) = media.read(layout.namespace_table(copy), buf, NAMESPACE_TABLE_BYTES).await;
         copies.push(result.and_then(|()| NamespaceTable::decode(&buf, pool)));
     }
+    copies
+}
+
+/// The namespace table, and whether both copies hold it.
+pub(crate) async fn read_table(media: &Media, layout: &Layout, pool: PoolId) -> Result<(NamespaceTable, bool)> {
+    let mut copies = table_copies(media, layout, pool).await;
     match (copies.pop(), copies.pop()) {
         (Some(Ok(b)), Some(Ok(a))) if a == b => Ok((a, true)),
         (Some(Ok(b)), Some(Ok(a))) => Ok((if a.sequence >= b.sequence { a } else { b }, false)),

@@ -16,7 +16,7 @@ mod prepare;
 mod status;
 
 pub use copies::{Inspection, inspect};
-pub(crate) use copies::{layout_of, read_superblock, read_table};
+pub(crate) use copies::{layout_of, read_superblock, read_table, table_copies};
 pub use create::{CreateOptions, create};
 pub use namespaces::NamespaceSpec;
 pub(crate) use open::find_staged;
