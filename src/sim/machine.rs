@@ -14,6 +14,9 @@ use super::trace::Trace;
 use crate::env::reactor::{Completion, FileId, IoBuf, Op};
 use crate::error::{Error, ErrorKind};
 
+/// Of so many moments in which time passes, the clock jumps in one.
+const JUMP_ONE_IN: u32 = 500;
+
 /// How long operations take.
 #[derive(Clone, Debug)]
 pub struct Latency {
@@ -69,6 +72,8 @@ pub struct MachineStats {
     pub daemon_deaths: u64,
     /// Losses of power.
     pub power_losses: u64,
+    /// Jumps of the clock.
+    pub clock_jumps: u64,
 }
 
 struct InFlight {
@@ -85,6 +90,10 @@ struct InFlight {
 pub struct Machine {
     /// Nanoseconds since the machine was made.
     pub clock: u64,
+    /// Of these, nanoseconds that passed in jumps, while nothing ran.
+    pub jumped_ns: u64,
+    /// When the clock jumps: a generator of its own, so that all else is drawn as without jumps.
+    pub jumps: Option<Rng>,
     /// What goes wrong.
     pub faults: FaultPlan,
     /// What happened.
@@ -111,6 +120,8 @@ impl Machine {
     pub fn new(mut rng: Rng, trace: Trace) -> Self {
         Self {
             clock: 0,
+            jumped_ns: 0,
+            jumps: None,
             faults: FaultPlan::default(),
             trace,
             latency: Latency::any(&mut rng),
@@ -175,8 +186,22 @@ impl Machine {
         self.in_flight.insert((end, self.submitted), InFlight { token, op, hash, mark, fault });
     }
 
+    /// The clock jumps ahead by seconds to hours, once in a while: the machine was suspended.
+    fn maybe_jump(&mut self) {
+        let Some(rng) = &mut self.jumps else { return };
+        if rng.u32(0..JUMP_ONE_IN) == 0 {
+            let magnitude = rng.u32(0..14);
+            let jump_ns = rng.u64(1_000_000_000..2_000_000_000) << magnitude;
+            self.clock += jump_ns;
+            self.jumped_ns += jump_ns;
+            self.stats.clock_jumps += 1;
+            self.trace.note(format_args!("{} the clock jumped by {jump_ns} ns", self.clock));
+        }
+    }
+
     /// Lets a little time pass, perhaps until something ends.
     pub(super) fn pass_time(&mut self) {
+        self.maybe_jump();
         let step = self.rng.u64(50..2_000);
         self.clock += step;
         if self.rng.u8(0..8) == 0

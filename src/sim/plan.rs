@@ -65,6 +65,8 @@ pub struct Plan {
     pub deaths: Vec<PlannedDeath>,
     /// How the media fail.
     pub failing: Failing,
+    /// The clock jumps ahead now and then, as that of a machine that was suspended or stopped.
+    pub clock_jumps: bool,
     /// Print every event.
     pub verbose: bool,
 }
@@ -151,7 +153,10 @@ impl Plan {
             Kind::Mixed | Kind::Cramped => (rng.u64(24..=64), rng.u32(1..=8), Habits::mixed(&mut rng)),
         };
         let (deaths, failing) = (Vec::new(), Failing::Never);
-        Self { seed, pool_bytes: pool_mib << 20, namespaces, lives, habits, deaths, failing, verbose: false }
+        // not drawn: what else a seed decides stays as it was
+        let clock_jumps = xxhash_rust::xxh3::xxh3_64(&seed.to_le_bytes()).is_multiple_of(4);
+        let pool_bytes = pool_mib << 20;
+        Self { seed, pool_bytes, namespaces, lives, habits, deaths, failing, clock_jumps, verbose: false }
     }
 
     /// A run so short that it can be made once for each of its steps.
@@ -160,7 +165,7 @@ impl Plan {
         let plan = Self::of_kind(seed, Kind::Commits);
         let habits = Habits { clients: 2, requests: 3..8, pause_ns: 0, ..plan.habits };
         let namespaces = plan.namespaces.into_iter().take(1).map(|n| NamespacePlan { size: 64 << 10, ..n }).collect();
-        Self { pool_bytes: 24 << 20, namespaces, habits, ..plan }
+        Self { pool_bytes: 24 << 20, namespaces, habits, clock_jumps: false, ..plan }
     }
 
     /// Live blocks take most of what streams and reserve leave of the pool.
@@ -180,6 +185,16 @@ impl Plan {
         let namespaces = namespaces.collect();
         let (lives, habits) = (rng.u32(1..=5), Habits::cramped(rng));
         let (deaths, failing) = (Vec::new(), Failing::Never);
-        Self { seed, pool_bytes: pool_mib << 20, namespaces, lives, habits, failing, deaths, verbose: false }
+        Self {
+            seed,
+            pool_bytes: pool_mib << 20,
+            namespaces,
+            lives,
+            habits,
+            failing,
+            deaths,
+            clock_jumps: false,
+            verbose: false,
+        }
     }
 }

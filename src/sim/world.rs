@@ -141,6 +141,7 @@ impl<'a> World<'a> {
     fn new(plan: &'a Plan) -> Self {
         let mut rng = Rng::with_seed(plan.seed);
         let mut machine = Machine::new(rng.fork(), Trace::new(plan.verbose));
+        machine.jumps = plan.clock_jumps.then(|| Rng::with_seed(plan.seed ^ 0x006a_756d_7000));
         let file = machine.add_medium(plan.pool_bytes);
         let tolerance = if plan.failing == Failing::Never { Tolerance::NoSpace } else { Tolerance::MediaErrors };
         let hosts = Hosts::new(tolerance, Trace::new(plan.verbose), plan.seed);
@@ -311,7 +312,8 @@ impl<'a> World<'a> {
         main: impl Future<Output = T> + 'static,
     ) -> std::result::Result<Option<T>, String> {
         let (machine, hosts, death) = (self.machine.clone(), self.hosts.clone(), death.clone());
-        let began = machine.borrow().clock;
+        let running_ns = |machine: &Machine| machine.clock - machine.jumped_ns;
+        let began = running_ns(&machine.borrow());
         let mut turns = 0;
         let stop = move || {
             turns += 1;
@@ -323,7 +325,7 @@ impl<'a> World<'a> {
                 let waiting = lock(&hosts).waiting_count();
                 machine.violation(format!("the daemon hangs; {waiting} requests have no reply"));
             }
-            let lasted_ns = machine.clock - began;
+            let lasted_ns = running_ns(&machine) - began;
             if turns > TURNS_MAX || lasted_ns > LIFE_NS_MAX {
                 machine.violation(format!("no end after {turns} turns and {lasted_ns} ns"));
             }

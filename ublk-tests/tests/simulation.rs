@@ -19,10 +19,10 @@ fn green(plan: &Plan) -> Report {
 }
 
 /// Runs the seeds on all processors; what they did together.
-fn green_all(seeds: impl Iterator<Item = u64>, plan: fn(u64) -> Plan) -> (u64, u64, u64) {
+fn green_all(seeds: impl Iterator<Item = u64>, plan: fn(u64) -> Plan) -> [u64; 4] {
     let seeds: Vec<u64> = seeds.collect();
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let (mut requests, mut deaths, mut losses) = (0, 0, 0);
+    let mut sums = [0; 4];
     std::thread::scope(|scope| {
         let handles: Vec<_> = (0..workers)
             .map(|worker| {
@@ -33,21 +33,26 @@ fn green_all(seeds: impl Iterator<Item = u64>, plan: fn(u64) -> Plan) -> (u64, u
         for handle in handles {
             let reports = handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             for report in reports {
-                requests += report.good;
-                deaths += report.machine.daemon_deaths;
-                losses += report.machine.power_losses;
+                let machine = report.machine;
+                let counts = [report.good, machine.daemon_deaths, machine.power_losses, machine.clock_jumps];
+                sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
             }
         }
     });
-    (requests, deaths, losses)
+    sums
 }
 
 #[test]
 fn fixed_seeds() {
     let count = number("PLICA_SIM_SEEDS", 1340);
-    let (requests, deaths, losses) = green_all(0..count, Plan::of);
-    println!("{count} seeds: {requests} requests, {deaths} deaths of daemons, {losses} losses of power");
-    assert!(count < 100 || (deaths > count / 4 && losses > count / 4), "the runs are too peaceful");
+    let [requests, deaths, losses, jumps] = green_all(0..count, Plan::of);
+    println!(
+        "{count} seeds: {requests} requests, {deaths} deaths of daemons, {losses} losses of power, {jumps} jumps of the clock"
+    );
+    assert!(
+        count < 100 || (deaths > count / 4 && losses > count / 4 && jumps > count / 4),
+        "the runs are too peaceful"
+    );
 }
 
 #[test]
