@@ -29,11 +29,19 @@ pub enum Rule {
     MergeByCompare,
     /// Section 4: slots of a dead daemon are adopted.
     Adoption,
+    /// What goes through tier 0 is acknowledged when it is durable.
+    PersistBeforeAcknowledge,
+    /// Tier 0 takes only blocks of leaves that the durable root calls journaled.
+    MarkBeforeJournal,
+    /// I8: a MOVE takes only blocks whose entry still is what was read.
+    MoveByCompare,
+    /// Rule 6.3: a segment is not reused before what emptied it, relocations included, is settled.
+    SettledBeforeReuse,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::DataBeforePointer,
         Self::Checksum,
         Self::SlotAfterCompletion,
@@ -44,6 +52,10 @@ impl Rule {
         Self::PublishBeforeAcknowledge,
         Self::MergeByCompare,
         Self::Adoption,
+        Self::PersistBeforeAcknowledge,
+        Self::MarkBeforeJournal,
+        Self::MoveByCompare,
+        Self::SettledBeforeReuse,
     ];
 }
 

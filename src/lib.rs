@@ -4,7 +4,7 @@
 //!  /dev/ublkbN ── ublk ┐            ┌─► codec workers: compress, seal, checksum (pure functions)
 //!                      ├─ Request ─► core ─► map   (namespace, LBA) → location
 //!  NBD socket ─── nbd ─┘             ├─► log: batch → segment ─► tier 1: SSD or file
-//!                                    └─► leaf write-back · roots · recovery
+//!                                    └─► cleaner · leaf write-back · roots · recovery
 //! ```
 //!
 //! Reading order: [`mod@format`] (the specification), [`mod@env`], [`core`], then whatever the write path touches.
@@ -26,6 +26,7 @@
 pub mod buf;
 pub mod canary;
 pub mod check;
+pub mod cleaner;
 pub mod cli;
 pub mod codec;
 pub mod control;
@@ -35,11 +36,13 @@ pub mod env;
 pub mod error;
 pub mod format;
 pub mod frontend;
+pub mod journal;
 pub mod keys;
 pub mod limits;
 pub mod log;
 pub mod map;
 pub mod media;
+pub mod pmem;
 pub mod pool;
 pub mod recovery;
 #[cfg(feature = "sim")]

@@ -93,17 +93,7 @@ impl Core {
 
     pub(super) fn announced_target(&self) -> usize {
         let count = self.state.borrow().log.segments.count();
-        (count / 8).clamp(super::room::RESERVE_SEGMENTS + 1, ANNOUNCED_TARGET)
-    }
-
-    /// A checkpoint because segments ran out. Later attempts write more leaves, so that segments of CLEARs come free.
-    pub(super) async fn checkpoint_for_space(self: &Rc<Self>, attempt: usize) -> Result<()> {
-        if attempt == 0 && self.checkpointing.get() {
-            self.released.notified().await;
-            return Ok(());
-        }
-        let leaves = if attempt < 2 { 0 } else { self.leaves_a_checkpoint() };
-        self.checkpoint(leaves).await
+        (count / 8).clamp(super::room::RESERVE_SEGMENTS + 2, ANNOUNCED_TARGET)
     }
 
     /// One checkpoint with up to `leaves` leaves written back.
@@ -121,13 +111,26 @@ impl Core {
     /// # Errors
     /// As [`Core::checkpoint`]; then the next start replays.
     pub(crate) async fn checkpoint_clean(self: &Rc<Self>) -> Result<()> {
+        self.checkpoint_all(true).await
+    }
+
+    /// Writes all dirty leaves back and switches to a root that has them; `clean` is what it says of the serve.
+    ///
+    /// # Errors
+    /// As [`Core::checkpoint`].
+    pub(crate) async fn checkpoint_all(self: &Rc<Self>, clean: bool) -> Result<()> {
         self.begin_checkpoint().await;
         let _running = Running(self);
+        self.switch_all(clean).await
+    }
+
+    /// [`Core::checkpoint_all`], within a checkpoint that has begun.
+    pub(super) async fn switch_all(self: &Rc<Self>, clean: bool) -> Result<()> {
         let leaves = self.leaves_a_checkpoint();
         while self.state.borrow().dirty.len() > leaves {
             self.switch_root(leaves, false).await?;
         }
-        self.switch_root(usize::MAX, true).await
+        self.switch_root(usize::MAX, clean).await
     }
 
     pub(super) async fn begin_checkpoint(&self) {
@@ -139,7 +142,7 @@ impl Core {
     pub(super) async fn switch_root(self: &Rc<Self>, leaves: usize, clean: bool) -> Result<()> {
         self.latch.check()?;
         // 1. segments for use next
-        let announcing = self.choose_segments().await;
+        let announcing = self.choose_segments().await?;
         // 2. leaves: only those dirty now, lest a busy host keeps us here
         let until = self.state.borrow().log.last_op();
         let result = match self.write_back(leaves, until).await {
@@ -153,10 +156,11 @@ impl Core {
             return Err(error);
         }
         // 4. the root, in one step
-        let (root, appended, releasing) = {
+        let (root, appended, releasing, marked) = {
             let mut state = self.state.borrow_mut();
             let releasing = std::mem::take(&mut state.root.release);
-            (self.build_root(&mut state, clean), state.log.last_op(), releasing)
+            let marked = state.mark_leaves();
+            (self.build_root(&mut state, clean), state.log.last_op(), releasing, marked)
         };
         // 5. everything that it depends on
         if !canary::is_off(Rule::FlushBeforeRoot) {
@@ -166,17 +170,20 @@ impl Core {
         self.write_root(&root).await?;
         // 7. what follows from it
         self.root_is_durable(&root, &announcing, &releasing);
+        self.state.borrow_mut().leaves_marked(&marked);
         Ok(())
     }
 
     /// Segments to announce, with their space taken. A segment whose space cannot be had is not announced: the host gets
     /// its `ENOSPC` before an acknowledgement.
-    async fn choose_segments(&self) -> Vec<SegmentId> {
+    async fn choose_segments(self: &Rc<Self>) -> Result<Vec<SegmentId>> {
         let target = self.announced_target();
+        if let Some(last) = self.reuse_waits(target) {
+            self.wait_durable(None, last).await?;
+        }
         let chosen = {
             let mut state = self.state.borrow_mut();
-            let (settled, replay_start) = (state.log.settled(), state.root.replay_start);
-            state.log.segments.reclaim(settled, replay_start);
+            reclaim(&mut state);
             let missing = target.saturating_sub(state.log.segments.announced_count());
             state.log.segments.announce(missing)
         };
@@ -197,7 +204,16 @@ impl Core {
             let generation = state.log.segments.get(*id).generation;
             state.root.segments.insert(*id, generation);
         }
-        kept
+        Ok(kept)
+    }
+
+    /// The last number, when too few segments are free and others may only have to be settled (rule 6.3).
+    fn reuse_waits(&self, target: usize) -> Option<OpNo> {
+        let mut state = self.state.borrow_mut();
+        let empty = reclaim(&mut state);
+        let segments = &state.log.segments;
+        let waits = empty > 0 && segments.announced_count() + segments.free_count() < target;
+        (waits && state.log.settled() < state.log.last_op()).then(|| state.log.last_op())
     }
 
     fn withdraw(&self, announcing: &[SegmentId]) {
@@ -211,7 +227,7 @@ impl Core {
             let root = &self.state.borrow().root;
             root.directory.len() * DIRECTORY_CHANGE_BYTES + root.segments.len() * SEGMENT_CHANGE_BYTES
         };
-        if change_bytes <= self.bounds.image_bytes && !self.scrub.image_wanted.take() {
+        if change_bytes <= self.bounds.image_bytes && !self.image_wanted.take() {
             return Ok(());
         }
         // directory and generations change only within checkpoints, and one runs at a time: this stays true until the end
@@ -219,10 +235,11 @@ impl Core {
             let state = self.state.borrow();
             let generations: Vec<_> = state.log.segments.iter().map(|(_, info)| info.generation).collect();
             let directory = state.namespaces.iter().flat_map(|(id, n)| {
-                n.directory
-                    .iter()
-                    .filter(|(_, slot)| slot.image.complete != OpNo(0))
-                    .map(|(leaf, slot)| DirectoryChange { namespace: *id, leaf, image: slot.image })
+                n.directory.iter().filter(|(_, slot)| slot.image.is_told()).map(|(leaf, slot)| DirectoryChange {
+                    namespace: *id,
+                    leaf,
+                    image: slot.image,
+                })
             });
             let (bytes, directory_bytes) = encode_image(directory, &generations);
             (bytes, directory_bytes, state.root.sequence + 1)
@@ -314,6 +331,7 @@ impl Core {
         let result = self.try_write_root(root).await;
         if let Err(error) = &result {
             self.latch.close("writing a root", error);
+            self.space.notify_all();
         }
         result
     }
@@ -338,8 +356,7 @@ impl Core {
         let now = state.log.last_op();
         released.iter().for_each(|segment| state.log.segments.drop_live(*segment, now));
         state.log.segments.announced(announced);
-        let (settled, replay_start) = (state.log.settled(), state.root.replay_start);
-        state.log.segments.reclaim(settled, replay_start);
+        reclaim(&mut state);
         drop(state);
         self.stats.roots.add(1);
         self.space.notify_all();
@@ -354,6 +371,10 @@ impl Core {
         while self.active.get() > 0 {
             self.released.notified().await;
         }
+        self.cleaner.wanted.notify_all();
+        while self.is_cleaning() {
+            self.released.notified().await;
+        }
         let result = self.checkpoint_clean().await;
         // nothing may be in flight when the lock goes: a late summary must not land on a successor's segment
         self.space.until(|| !self.is_sealing()).await;
@@ -363,6 +384,12 @@ impl Core {
     fn is_sealing(&self) -> bool {
         self.state.borrow().log.segments.iter().any(|(_, info)| info.state == SegmentState::Sealing)
     }
+}
+
+/// Frees what rule 6.3 lets go. Returns how many empty segments have to wait.
+fn reclaim(state: &mut super::State) -> usize {
+    let (settled, replay_start) = (state.log.settled(), state.root.replay_start);
+    state.log.segments.reclaim(settled, replay_start)
 }
 
 /// The generations of the segments that hold an image.

@@ -11,7 +11,7 @@ use crate::canary::{self, Rule};
 use crate::env::reactor::IoBuf;
 use crate::error::Result;
 use crate::limits::{BATCH_AGE_MAX_NS, GRANULE};
-use crate::log::{BatchId, BatchMemory, BatchState, StreamKind};
+use crate::log::{BatchId, BatchState, StreamKind};
 
 impl Core {
     /// Closes the stream's open batch, if it has records, and starts its write.
@@ -25,20 +25,11 @@ impl Core {
     fn write_batch(self: &Rc<Self>, id: BatchId) {
         let (offset, len, buf) = {
             let mut state = self.state.borrow_mut();
-            let region = state.log.region().clone();
-            let batch = state.log.batches.get_mut(id);
+            let log = &mut state.log;
+            let batch = log.batches.get_mut(id);
             let offset = self.layout.segment(batch.place.segment) + u64::from(batch.place.granule.0 * GRANULE);
             self.stats.padding.add((batch.padded - batch.length) as u64);
-            let buf = match &batch.memory {
-                BatchMemory::Slot(slot) => IoBuf::Slot(region.slot_buf(*slot)),
-                BatchMemory::Memory(_) | BatchMemory::Gone => {
-                    match std::mem::replace(&mut batch.memory, BatchMemory::Gone) {
-                        BatchMemory::Memory(buf) => IoBuf::Owned(buf),
-                        _ => unreachable!("a batch is written once"),
-                    }
-                }
-            };
-            (offset, batch.padded, buf)
+            (offset, batch.padded, IoBuf::Slot(log.memories.lend(batch.memory)))
         };
         let written = self.media.write(offset, buf, len);
         if canary::is_off(Rule::SlotAfterCompletion) {

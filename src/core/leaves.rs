@@ -9,14 +9,14 @@ use super::Core;
 use super::room::Purpose;
 use super::state::gone;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::Location;
 use crate::format::leaf::{LEAF_BYTES, decode_leaf, encode_leaf};
 use crate::format::record::{RecordBody, RecordHeader, record_bytes};
 use crate::format::root::LeafImage;
+use crate::format::{Entry, Location, Tier};
 use crate::limits::GRANULE;
 use crate::log::StreamKind;
 use crate::map::{Leaf, first_lba};
-use crate::units::{LbaRange, NamespaceId, OpNo};
+use crate::units::{Granule, LbaRange, NamespaceId, OpNo, SegmentId};
 
 /// Leaves read at a time when usage is counted.
 const COUNT_DEPTH: usize = 8;
@@ -86,10 +86,14 @@ impl Core {
         if header.namespace != id || header.first != first_lba(leaf) || complete != image.complete.0 {
             return Err(Error::corrupt("leaf", "first LBA", first_lba(leaf).0, header.first.0));
         }
-        let entries = decode_leaf(&bytes)?;
-        let segments = &self.state.borrow().log.segments;
-        if let Some(entry) = entries.iter().find(|e| e.segment().is_some_and(|s| !segments.contains(s))) {
-            return Err(Error::corrupt("leaf", "segment", segments.count() as u64, entry.0));
+        let mut entries = decode_leaf(&bytes)?;
+        if self.tier0.is_none() {
+            // the pool was opened without its journal, and what was there is lost
+            entries.iter_mut().filter(|e| e.tier() == Some(Tier::Pmem)).for_each(|entry| *entry = Entry::LOST);
+        }
+        let log = &self.state.borrow().log;
+        if let Some(entry) = entries.iter().find(|entry| !log.contains(**entry)) {
+            return Err(Error::corrupt("leaf", "segment", log.segments.count() as u64, entry.0));
         }
         Ok(Some(Leaf { entries, dirty_since: None }))
     }
@@ -97,17 +101,17 @@ impl Core {
     /// Reads and verifies a metadata record that fits a fragment buffer; returns its header and payload.
     pub(crate) async fn read_metadata(self: &Rc<Self>, location: &Location) -> Result<(RecordHeader, Vec<u8>)> {
         let mut bufs = Vec::with_capacity(1);
-        self.bufs.take(1, &mut bufs).await;
+        self.leaf_bufs.take(1, &mut bufs).await;
         let Some(buf) = bufs.pop() else { unreachable!("one was taken") };
-        self.pin(location.segment);
+        self.pin(location.tier(), location.segment);
         let fetch = self.start_fetch(location, buf);
         let (header, buf, at) = self.finish_fetch(fetch, location).await;
-        self.unpin(location.segment);
+        self.unpin(location.tier(), location.segment);
         let result = header.map(|header| {
             let start = at + crate::format::record::RECORD_HEADER_BYTES;
             (header, buf[start..start + usize::from(header.stored)].to_vec())
         });
-        self.bufs.put(buf);
+        self.leaf_bufs.put(buf);
         result
     }
 
@@ -133,34 +137,52 @@ impl Core {
 
     /// Appends the image of the oldest dirty leaf; room was made. One await-free step (I12).
     fn append_oldest_leaf(&self) -> bool {
-        let mut guard = self.state.borrow_mut();
-        let state = &mut *guard;
+        let mut state = self.state.borrow_mut();
         let Some(dirty) = state.dirty.pop() else { return false };
-        let Some(namespace) = state.namespaces.get_mut(&dirty.namespace) else { return false };
-        let Some(slot) = namespace.directory.slot_mut(dirty.leaf) else { return false };
-        let Some(leaf) = &mut slot.leaf else { return false };
-        let mut bytes = [0; LEAF_BYTES];
-        encode_leaf(&leaf.entries, &mut bytes);
-        let complete = state.log.last_op();
-        let header = RecordHeader {
-            namespace: dirty.namespace,
-            first: first_lba(dirty.leaf),
-            op_delta: 0,
-            stored: 0,
-            body: RecordBody::Leaf { complete: complete.0 },
+        append_leaf(&mut state, dirty.namespace, dirty.leaf)
+    }
+
+    /// Appends the image of a clean leaf anew if the one on media still starts at `place`, so that its segment comes
+    /// free; a dirty leaf is written back anyway. Only within a checkpoint: roots name images.
+    ///
+    /// # Errors
+    /// No room for metadata, or the latch; the leaf cannot be read.
+    pub(super) async fn rewrite_leaf(
+        self: &Rc<Self>,
+        id: NamespaceId,
+        leaf: u32,
+        (segment, granule): (SegmentId, Granule),
+    ) -> Result<()> {
+        let is_there = |slot: &crate::map::LeafSlot| {
+            slot.image.entry.location().is_some_and(|l| (l.segment, l.granule) == (segment, granule))
         };
-        let appended = state.log.append(StreamKind::Leaf, header, &bytes, crate::codec::payload_hash(&bytes));
-        leaf.dirty_since = None;
-        let old = std::mem::replace(&mut slot.image, LeafImage { entry: appended.entry, complete });
-        state.log.segments.add_live(appended.segment);
-        state.root.release.extend(old.entry.segment());
-        state.root.directory.insert((dirty.namespace, dirty.leaf), slot.image);
-        true
+        let wanted = |state: &super::State| {
+            let slot = state.namespaces.get(&id).and_then(|n| n.directory.slot(leaf));
+            slot.is_some_and(|slot| is_there(slot) && slot.leaf.as_ref().is_none_or(|l| l.dirty_since.is_none()))
+        };
+        if !wanted(&self.state.borrow()) {
+            return Ok(());
+        }
+        self.know(id, LbaRange { start: first_lba(leaf), count: 1 }).await?;
+        self.make_room(Purpose::Metadata, record_bytes(LEAF_BYTES), 1).await?;
+        let mut state = self.state.borrow_mut();
+        if wanted(&state) && append_leaf(&mut state, id, leaf) {
+            self.stats.leaves_written.add(1);
+        }
+        Ok(())
     }
 
     /// Reads every leaf that has not been read, so that what each segment holds is known; then what is empty can be
     /// reused. Runs once in the background after opening.
     pub(super) async fn count_usage(self: Rc<Self>) {
+        self.count_leaves().await;
+        self.cleaner.counting.set(false);
+        self.space.notify_all();
+        self.cleaner.wanted.notify_all();
+        self.checkpoint_wanted.notify_all();
+    }
+
+    async fn count_leaves(self: &Rc<Self>) {
         let ids: Vec<_> = self.state.borrow().namespaces.keys().copied().collect();
         for id in ids {
             let mut next = 0;
@@ -185,9 +207,7 @@ impl Core {
         let mut state = self.state.borrow_mut();
         let now = state.log.last_op();
         state.log.segments.usage_counted(now);
-        drop(state);
-        self.space.notify_all();
-        self.checkpoint_wanted.notify_all();
+        state.log.journal.usage_counted(now);
     }
 
     fn next_uncounted(&self, id: NamespaceId, next: &mut u32) -> Option<Vec<u32>> {
@@ -202,6 +222,34 @@ impl Core {
         }
         (!leaves.is_empty()).then_some(leaves)
     }
+}
+
+/// Appends the image of a leaf in memory; room was made. One await-free step (I12). Returns whether there was one.
+fn append_leaf(state: &mut super::State, id: NamespaceId, index: u32) -> bool {
+    let Some(namespace) = state.namespaces.get_mut(&id) else { return false };
+    let Some(slot) = namespace.directory.slot_mut(index) else { return false };
+    let Some(leaf) = &mut slot.leaf else { return false };
+    let mut bytes = [0; LEAF_BYTES];
+    encode_leaf(&leaf.entries, &mut bytes);
+    let complete = state.log.last_op();
+    let header = RecordHeader {
+        namespace: id,
+        first: first_lba(index),
+        op_delta: 0,
+        stored: 0,
+        body: RecordBody::Leaf { complete: complete.0 },
+    };
+    let appended = state.log.append(StreamKind::Leaf, header, &bytes, crate::codec::payload_hash(&bytes));
+    leaf.dirty_since = None;
+    // nothing of the leaf is on tier 0: from here on nothing goes there until a root calls it journaled again
+    let cooled = slot.takes_journal && leaf.entries.iter().all(|entry| entry.tier() != Some(Tier::Pmem));
+    slot.takes_journal &= !cooled;
+    let image = LeafImage { entry: appended.entry, complete, journaled: slot.image.journaled && !cooled };
+    let old = std::mem::replace(&mut slot.image, image);
+    state.log.segments.add_live(appended.segment);
+    state.root.release.extend(old.entry.segment());
+    state.root.directory.insert((id, index), slot.image);
+    true
 }
 
 const _: () = assert!(LEAF_BYTES.is_multiple_of(GRANULE as usize));

@@ -5,7 +5,8 @@
 //!                         ├─► read  ─► fragment (staged memory or one device read) ─► codec ─► reply
 //!                         ├─► discard (CLEAR records)      └─ flush: durability of batches
 //!                         └─► partial (sub-block writes by compare)
-//!   background: batch timer · leaf write-back and roots (checkpoint) · usage count
+//!   tier 0 (if there is a journal): small hot writes ─► persisted, a group at a time ─► acknowledge
+//!   background: batch timer · leaf write-back and roots (checkpoint) · usage count · cleaner (clean, relocate, unpack)
 //! ```
 //!
 //! **Invariants.** All of I1–I12; each file cites those it upholds. Mutable state is in one [`State`] that is borrowed
@@ -17,7 +18,9 @@
 //! **Not here:** opening and recovery (`recovery`, `pool`), protocols (`frontend`).
 
 mod checkpoint;
+mod clean;
 mod commit;
+mod destage;
 mod discard;
 mod dispatch;
 mod flush;
@@ -27,12 +30,15 @@ mod leaves;
 mod partial;
 mod prepare;
 mod read;
+mod relocate;
 pub mod request;
 mod room;
 pub mod scrub;
 mod seal_segment;
 mod state;
 mod stats;
+mod tier0;
+mod unpack;
 mod window;
 mod write;
 
@@ -42,6 +48,7 @@ use std::rc::Rc;
 pub use latch::Latch;
 pub use state::{Namespace, RootState, State};
 pub use stats::{NamespaceStats, Stats};
+pub use tier0::Tier0;
 pub use window::ReplayBounds;
 
 use crate::buf::BufPool;
@@ -51,12 +58,15 @@ use crate::env::sync::Notify;
 use crate::format::layout::Layout;
 use crate::limits::{BLOCK_BYTES, FRAGMENT_BYTES_MAX};
 use crate::media::Media;
+use crate::pmem::Journal;
 use crate::units::{PoolId, SealNo, SessionId};
 
 /// Bytes of a buffer for one fragment: its largest record, unaligned at both ends.
 pub const FRAGMENT_BUF_BYTES: usize = FRAGMENT_BYTES_MAX + 3 * BLOCK_BYTES;
 /// Fragment buffers of a core: bounds the codec work under way (I10).
 pub const FRAGMENT_BUFS: usize = 512;
+/// Leaves being read at a time.
+const LEAF_BUFS: usize = 8;
 
 /// A pool's engine. Lives on one thread; its tasks hold it by `Rc`.
 pub struct Core {
@@ -64,7 +74,9 @@ pub struct Core {
     pub env: Env,
     /// The pool's medium.
     pub media: Media,
-    /// Where things are on it.
+    /// Tier 0, if the pool has a journal.
+    pub tier0: Option<Tier0>,
+    /// Where things are on the medium.
     pub layout: Layout,
     /// Identity.
     pub pool: PoolId,
@@ -83,6 +95,11 @@ pub struct Core {
     /// Everything in use read back.
     pub scrub: scrub::Scrub,
     bufs: BufPool,
+    /// For leaves: whoever reads one waits for the medium only, so these come back even when writers hold all others.
+    leaf_bufs: BufPool,
+    cleaner: clean::Cleaner,
+    /// A new full image is to be written: the one on media is damaged, or in the way.
+    image_wanted: Cell<bool>,
     seal_counter: Cell<u64>,
     flushing: Cell<bool>,
     /// Device flushes when the last host segment was opened.
@@ -91,7 +108,7 @@ pub struct Core {
     stopping: Cell<bool>,
     /// Requests being handled.
     active: Cell<usize>,
-    /// Slots, segments or room in a batch appeared.
+    /// Slots, segments or room in a batch appeared, space was gained, or none will be any more.
     space: Notify,
     /// A batch advanced towards durability, or never will.
     durable: Notify,
@@ -114,6 +131,7 @@ impl Core {
     pub fn new(
         env: Env,
         media: Media,
+        journal: Option<Journal>,
         layout: Layout,
         pool: PoolId,
         session: SessionId,
@@ -121,9 +139,11 @@ impl Core {
         codec: CodecPool,
         bounds: ReplayBounds,
     ) -> Rc<Self> {
+        let cleaner = clean::Cleaner::new(state.log.segments.count(), layout.segment_bytes);
         Rc::new(Self {
             env,
             media,
+            tier0: journal.map(Tier0::new),
             layout,
             pool,
             session,
@@ -134,6 +154,9 @@ impl Core {
             stats: Stats::default(),
             scrub: scrub::Scrub::default(),
             bufs: BufPool::new(FRAGMENT_BUFS, FRAGMENT_BUF_BYTES),
+            leaf_bufs: BufPool::new(LEAF_BUFS, FRAGMENT_BUF_BYTES),
+            cleaner,
+            image_wanted: Cell::new(false),
             seal_counter: Cell::new(0),
             flushing: Cell::new(false),
             flushes_at_open: Cell::new(0),

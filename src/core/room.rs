@@ -12,18 +12,21 @@
 use std::rc::Rc;
 
 use super::Core;
-use crate::buf::AlignedBuf;
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::SLOT_BYTES;
 use crate::log::{BatchMemory, OpenSegment, SegmentState, StreamKind};
 use crate::units::SegmentId;
 
 /// Announced segments that host writes may not take.
 pub(super) const RESERVE_SEGMENTS: usize = 4;
-/// Announced segments that discards may not take either: a full pool still takes discards, and checkpoints always fit.
+/// Announced segments that discards may not take either: what they make room with is itself never without room.
+const RESERVE_FOR_MOVES: usize = 3;
+/// Announced segments that relocations may not take either: checkpoints always fit.
 const RESERVE_FOR_METADATA: usize = 2;
 /// Below so many announced segments the next root is wanted.
 const ANNOUNCED_LOW: usize = 6;
+
+/// Checkpoints that are tried for a segment, one after the other.
+const ATTEMPTS: usize = 6;
 
 /// Who asks for room: decides the stream, and how much of the reserve may be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,22 +35,28 @@ pub(super) enum Purpose {
     Write,
     /// A discard: what makes room again.
     Clear,
+    /// A relocation: what makes room too, once its source is free.
+    Move,
+    /// A relocation from tier 0: as a host's data, of which it is.
+    Destage,
     /// Leaves and images.
     Metadata,
 }
 
 impl Purpose {
-    fn stream(self) -> StreamKind {
+    pub(super) fn stream(self) -> StreamKind {
         match self {
             Self::Write | Self::Clear => StreamKind::Host,
+            Self::Move | Self::Destage => StreamKind::Move,
             Self::Metadata => StreamKind::Leaf,
         }
     }
 
     fn reserve(self) -> usize {
         match self {
-            Self::Write => RESERVE_SEGMENTS,
-            Self::Clear => RESERVE_FOR_METADATA,
+            Self::Write | Self::Destage => RESERVE_SEGMENTS,
+            Self::Clear => RESERVE_FOR_MOVES,
+            Self::Move => RESERVE_FOR_METADATA,
             Self::Metadata => 0,
         }
     }
@@ -86,7 +95,12 @@ impl Core {
             self.latch.check()?;
             let opens = {
                 let mut state = self.state.borrow_mut();
-                if state.log.has_room(kind, bytes, records) {
+                let has_room = state.log.has_room(kind, bytes, records);
+                if has_room {
+                    drop(state);
+                    if purpose == Purpose::Write {
+                        self.owe(bytes);
+                    }
                     return Ok(());
                 }
                 !std::mem::replace(&mut state.log.stream_mut(kind).opening, true)
@@ -118,28 +132,27 @@ impl Core {
         if self.state.borrow().log.stream(kind).batch.is_some() {
             return Ok(());
         }
-        let memory = match kind {
-            StreamKind::Host => BatchMemory::Slot(self.free_slot().await?),
-            StreamKind::Leaf => BatchMemory::Memory(AlignedBuf::zeroed(SLOT_BYTES)),
-        };
+        let memory = self.free_slot(kind).await?;
         let now = self.env.now_ns();
         self.state.borrow_mut().log.open_batch(kind, memory, now);
         Ok(())
     }
 
-    async fn free_slot(&self) -> Result<usize> {
+    async fn free_slot(&self, kind: StreamKind) -> Result<BatchMemory> {
         loop {
             self.latch.check()?;
-            if let Some(slot) = self.state.borrow_mut().log.take_slot() {
-                return Ok(slot);
+            if let Some(memory) = self.state.borrow_mut().log.memories.take(kind) {
+                return Ok(memory);
             }
             self.space.notified().await;
         }
     }
 
-    /// A segment to open. When none is announced a root is switched to; when that brings none, space is out.
+    /// A segment to open. When none is announced, roots are switched to as long as something is free or empty; then the
+    /// host waits for the cleaner; when that brings none, space is out.
     async fn next_segment(self: &Rc<Self>, purpose: Purpose) -> Result<SegmentId> {
-        for attempt in 0..6 {
+        let mut attempt = 0;
+        loop {
             self.latch.check()?;
             if let Some(id) = self.take_segment(purpose.reserve()) {
                 return Ok(id);
@@ -148,11 +161,32 @@ impl Core {
             if purpose == Purpose::Metadata {
                 break;
             }
-            // boxed: a checkpoint makes room for leaves in its turn
-            Box::pin(self.checkpoint_for_space(attempt)).await?;
+            let available = self.state.borrow().log.segments.available();
+            if self.checkpointing.get() {
+                self.released.notified().await;
+            } else if attempt < ATTEMPTS && self.may_free() {
+                // later attempts write more leaves, so that segments of CLEARs come free; boxed: a checkpoint makes room
+                // for leaves in its turn
+                let leaves = if attempt < 2 { 0 } else { self.leaves_a_checkpoint() };
+                Box::pin(self.checkpoint(leaves)).await?;
+                attempt += 1;
+            } else if purpose == Purpose::Move || self.is_hopeless() {
+                break;
+            } else {
+                self.demand_segment().await;
+                if self.state.borrow().log.segments.available() != available {
+                    attempt = 0;
+                }
+            }
         }
         self.stats.no_space.add(1);
         Err(Error::new(ErrorKind::NoSpace, "the pool is full: discard or destroy something, or create a larger pool"))
+    }
+
+    /// Whether a checkpoint may bring a segment: something is free, or only has to be settled.
+    fn may_free(&self) -> bool {
+        let segments = &self.state.borrow().log.segments;
+        segments.free_count() + segments.empty_count() > 0
     }
 
     fn take_segment(&self, reserve: usize) -> Option<SegmentId> {
@@ -165,6 +199,7 @@ impl Core {
             return None;
         }
         let id = segments.take_announced()?;
+        segments.get_mut(id).born_ns = self.env.now_ns();
         debug_assert_eq!(segments.get(id).state, SegmentState::Open);
         Some(id)
     }

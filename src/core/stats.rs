@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use crate::log::StreamKind;
+
 /// A counter.
 #[derive(Debug, Default)]
 pub struct Counter(Cell<u64>);
@@ -46,6 +48,14 @@ pub struct Stats {
     pub roots: Counter,
     /// Writes refused for want of space.
     pub no_space: Counter,
+    /// Live blocks that the cleaner moved.
+    pub relocated_blocks: Counter,
+    /// Bytes of the records that it moved them to.
+    pub relocated_bytes: Counter,
+    /// Partly dead fragments that it unpacked.
+    pub unpacked: Counter,
+    /// Segments that it emptied.
+    pub cleaned: Counter,
 }
 
 /// Counters of a namespace since the pool was opened.
@@ -59,4 +69,23 @@ pub struct NamespaceStats {
     pub discarded: Counter,
     /// Payload bytes stored.
     pub stored: Counter,
+    /// Bytes acknowledged through tier 0.
+    pub journal_acknowledged: Counter,
+    /// Bytes written past it, to tier 1.
+    pub journal_bypassed: Counter,
+    /// Bytes that are no longer on tier 0: overwritten, discarded, or moved.
+    pub journal_left: Counter,
+    /// Of these, moved to tier 1.
+    pub journal_destaged: Counter,
+}
+
+impl NamespaceStats {
+    /// Counts bytes written in a pool with a journal.
+    pub(super) fn count_journal(&self, kind: StreamKind, bytes: u64) {
+        if kind == StreamKind::Journal {
+            self.journal_acknowledged.add(bytes);
+        } else {
+            self.journal_bypassed.add(bytes);
+        }
+    }
 }

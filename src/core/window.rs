@@ -34,6 +34,8 @@ pub struct ReplayBounds {
     pub segments_max: usize,
     /// Bytes of changes in a root from which on a full image is written.
     pub image_bytes: usize,
+    /// Tier 0 is emptied when nothing was written to it for so long.
+    pub journal_quiet_ns: u64,
 }
 
 impl Default for ReplayBounds {
@@ -43,6 +45,7 @@ impl Default for ReplayBounds {
             changes_max: 32 << 20,
             segments_max: 12 << 10,
             image_bytes: CHANGE_BYTES_MAX / 2,
+            journal_quiet_ns: 60_000_000_000,
         }
     }
 }
@@ -55,7 +58,8 @@ impl Core {
     pub(super) fn wants_checkpoint(&self) -> bool {
         let announced_low = {
             let segments = &self.state.borrow().log.segments;
-            segments.announced_count() < self.announced_target() / 2 && segments.free_count() > 0
+            let more = segments.free_count() + segments.empty_count();
+            segments.announced_count() < self.announced_target() / 2 && more > 0
         };
         announced_low || self.window_exceeds(2)
     }

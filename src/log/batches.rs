@@ -2,53 +2,16 @@
 
 use slab::Slab;
 
-use super::StreamKind;
-use crate::buf::AlignedBuf;
+use super::{BatchMemory, StreamKind};
 use crate::canary::{self, Rule};
+use crate::format::Tier;
 use crate::format::record::Place;
-use crate::format::slot::PRELUDE_BYTES;
 use crate::limits::GRANULE;
-use crate::staging::Region;
 use crate::units::{Granule, OpNo, SegmentId};
 
 /// A batch in [`Batches`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BatchId(usize);
-
-/// Where the bytes of a batch are before they are written.
-#[derive(Debug)]
-pub enum BatchMemory {
-    /// A slot of shared memory.
-    Slot(usize),
-    /// Ordinary memory.
-    Memory(AlignedBuf),
-    /// Nowhere: lent to the write, or written.
-    Gone,
-}
-
-impl BatchMemory {
-    pub(super) fn store(&mut self, region: &Region, at: usize, bytes: &[u8]) {
-        match self {
-            Self::Slot(slot) => region.store(*slot, at, bytes),
-            Self::Memory(buf) => buf[at..at + bytes.len()].copy_from_slice(bytes),
-            Self::Gone => unreachable!("a closed batch is not stored to"),
-        }
-    }
-
-    pub(super) fn zero(&mut self, region: &Region, start: usize, end: usize) {
-        match self {
-            Self::Slot(slot) => region.zero(*slot, start, end - start),
-            Self::Memory(buf) => buf[start..end].fill(0),
-            Self::Gone => unreachable!("a closed batch is not stored to"),
-        }
-    }
-
-    pub(super) fn store_prelude(&self, region: &Region, prelude: &[u8; PRELUDE_BYTES]) {
-        if let Self::Slot(slot) = self {
-            region.store_prelude(*slot, prelude);
-        }
-    }
-}
 
 /// How far a batch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +53,15 @@ pub struct Batch {
     pub opened_ns: u64,
     /// How far it is.
     pub state: BatchState,
+}
+
+impl Batch {
+    /// Where in it this place is.
+    fn offset_of(&self, tier: Tier, segment: SegmentId, granule: Granule) -> Option<usize> {
+        let offset = (granule.0.checked_sub(self.place.granule.0)? * GRANULE) as usize;
+        let here = self.place.tier == tier && self.place.segment == segment && offset < self.length;
+        here.then_some(offset)
+    }
 }
 
 /// The batches that are not yet durable: a few dozen.
@@ -193,11 +165,14 @@ impl Batches {
 
     /// The batch in memory that holds this place, and the offset in it.
     #[must_use]
-    pub fn staged(&self, segment: SegmentId, granule: Granule) -> Option<(&Batch, usize)> {
-        self.iter().find_map(|b| {
-            let offset = (granule.0.checked_sub(b.place.granule.0)? * GRANULE) as usize;
-            let here = b.place.segment == segment && offset < b.length && !matches!(b.memory, BatchMemory::Gone);
-            here.then_some((b, offset))
-        })
+    pub fn staged(&self, tier: Tier, segment: SegmentId, granule: Granule) -> Option<(&Batch, usize)> {
+        let held = |b: &&Batch| b.memory != BatchMemory::Gone;
+        self.iter().filter(held).find_map(|b| Some((b, b.offset_of(tier, segment, granule)?)))
+    }
+
+    /// Whether what is at this place is not yet durable.
+    #[must_use]
+    pub fn holds(&self, tier: Tier, segment: SegmentId, granule: Granule) -> bool {
+        self.iter().any(|b| b.offset_of(tier, segment, granule).is_some())
     }
 }

@@ -5,6 +5,9 @@
 //!                 └─ segment: free ─► announced ─► open ─► sealed ─► (emptied) ─► free
 //! ```
 //!
+//! Each tier has segments of its own; numbers are of all. A batch of tier 0 is durable when its write ends, and its
+//! segments need no announcement: recovery looks at all of them.
+//!
 //! Everything here is synchronous state, changed in await-free steps by the core (I12); the core does the I/O.
 //!
 //! **Invariants.** Operation numbers are consecutive over all streams. A batch's blocks are never changed after it is
@@ -15,12 +18,14 @@
 //! **Not here:** payloads' meaning, keys, the map.
 
 mod batches;
+mod memory;
 pub mod segments;
 mod stream;
 pub mod walk;
 
-pub use batches::{Batch, BatchId, BatchMemory, BatchState, Batches};
-pub use segments::{SegmentInfo, SegmentState, SegmentTable};
+pub use batches::{Batch, BatchId, BatchState, Batches};
+pub use memory::{BatchMemory, Memories};
+pub use segments::{JournalSegment, SegmentInfo, SegmentState, SegmentTable};
 pub use stream::{OpenSegment, Stream, StreamKind};
 
 use crate::canary::{self, Rule};
@@ -29,7 +34,7 @@ use crate::format::record::{Place, RECORD_HEADER_BYTES, RecordBody, RecordHeader
 use crate::format::slot::Prelude;
 use crate::format::summary::{Change, SUMMARY_SPAN_MAX, SummaryEntry};
 use crate::format::{Codec, Entry, Location, State, Tier};
-use crate::limits::{BLOCK_SIZE, GRANULE, SLOT_BYTES};
+use crate::limits::{BLOCK_SIZE, GRANULE, JOURNAL_SEGMENT_BYTES, SLOT_BYTES};
 use crate::staging::Region;
 use crate::units::{Granule, OpNo, PoolId, SegmentId, SessionId};
 
@@ -44,23 +49,25 @@ pub struct Appended {
     pub entry: Entry,
 }
 
-/// The log of one tier, as far as memory knows it.
+/// The log, as far as memory knows it.
 pub struct Log {
     /// The pool.
     pub pool: PoolId,
     /// This daemon's tenure.
     pub session: SessionId,
-    /// Bytes of a segment.
+    /// Bytes of a segment of tier 1.
     pub segment_bytes: u32,
     /// The number that the next record gets.
     pub next_op: OpNo,
-    /// All segments.
+    /// All segments of tier 1.
     pub segments: SegmentTable,
+    /// All segments of tier 0; none without a journal.
+    pub journal: SegmentTable,
     /// Batches that are not yet durable.
     pub batches: Batches,
+    /// Where batches are until they are written.
+    pub memories: Memories,
     streams: [Stream; StreamKind::COUNT],
-    region: Region,
-    free_slots: Vec<usize>,
 }
 
 impl Log {
@@ -72,12 +79,14 @@ impl Log {
         segment_bytes: u32,
         last_op: OpNo,
         segments: SegmentTable,
+        journal: SegmentTable,
         region: Region,
     ) -> Self {
-        let free_slots = (0..crate::limits::SLOT_COUNT).rev().collect();
+        let memories = Memories::new(region);
         let batches = Batches::default();
         let streams = std::array::from_fn(|_| Stream::default());
-        Self { pool, session, segment_bytes, next_op: last_op.next(), segments, batches, streams, region, free_slots }
+        let next_op = last_op.next();
+        Self { pool, session, segment_bytes, next_op, segments, journal, batches, memories, streams }
     }
 
     /// The last number given out.
@@ -103,11 +112,51 @@ impl Log {
         &mut self.streams[kind as usize]
     }
 
+    /// The segments of a tier.
+    #[must_use]
+    pub fn table(&self, tier: Tier) -> &SegmentTable {
+        if tier == Tier::Pmem { &self.journal } else { &self.segments }
+    }
+
+    /// The segments of a tier, to be changed.
+    pub fn table_mut(&mut self, tier: Tier) -> &mut SegmentTable {
+        if tier == Tier::Pmem { &mut self.journal } else { &mut self.segments }
+    }
+
+    /// Whether an entry points into a segment that there is, or nowhere.
+    #[must_use]
+    pub fn contains(&self, entry: Entry) -> bool {
+        entry.place().is_none_or(|(tier, segment)| tier != Tier::Object && self.table(tier).contains(segment))
+    }
+
+    /// An entry of the map points somewhere from now on.
+    pub fn add_live(&mut self, entry: Entry) {
+        if let Some((tier, segment)) = entry.place() {
+            self.table_mut(tier).add_live(segment);
+        }
+    }
+
+    /// An entry of the map no longer points there, by operation `op`.
+    pub fn drop_live(&mut self, entry: Entry, op: OpNo) {
+        if let Some((tier, segment)) = entry.place() {
+            self.table_mut(tier).drop_live(segment, op);
+        }
+    }
+
     /// A place in a segment of this log.
     #[must_use]
-    pub fn place(&self, segment: SegmentId, granule: Granule) -> Place {
-        let generation = self.segments.get(segment).generation;
-        Place { pool: self.pool, tier: Tier::Ssd, segment, generation, granule }
+    pub fn place(&self, tier: Tier, segment: SegmentId, granule: Granule) -> Place {
+        let generation = self.table(tier).get(segment).generation;
+        Place { pool: self.pool, tier, segment, generation, granule }
+    }
+
+    /// Whether `records` more records that end at byte `end` leave the segment room for what else belongs into it.
+    fn fits(&self, kind: StreamKind, open: &OpenSegment, end: usize, records: usize) -> bool {
+        match kind.tier() {
+            // no summary
+            Tier::Pmem => end <= JOURNAL_SEGMENT_BYTES as usize,
+            Tier::Ssd | Tier::Object => self.spans(open, records) && open.fits(self.segment_bytes, end, records),
+        }
     }
 
     /// Whether the open batch of the stream takes `records` more records of `bytes` in all.
@@ -117,10 +166,9 @@ impl Log {
         let (Some(id), Some(open)) = (stream.batch, &stream.segment) else { return false };
         let batch = self.batches.get(id);
         let deltas = self.next_op.0 + records as u64 - batch.first_op.map_or(self.next_op.0, |op| op.0);
-        self.spans(open, records)
-            && batch.length + bytes <= SLOT_BYTES
+        batch.length + bytes <= SLOT_BYTES
             && deltas <= u64::from(u16::MAX)
-            && open.fits(self.segment_bytes, open.at as usize + batch.length + bytes, records)
+            && self.fits(kind, open, open.at as usize + batch.length + bytes, records)
     }
 
     /// Whether the stream's segment has room for a new batch with `records` records of `bytes` in all.
@@ -129,7 +177,7 @@ impl Log {
         let open = self.stream(kind).segment.as_ref();
         open.is_some_and(|open| {
             let end = open.at as usize + BATCH_HEADER_BYTES + bytes;
-            self.spans(open, records) && open.fits(self.segment_bytes, end, records)
+            self.fits(kind, open, end, records)
         })
     }
 
@@ -139,22 +187,30 @@ impl Log {
         self.next_op.0 + records as u64 - first.0 <= SUMMARY_SPAN_MAX
     }
 
-    /// A slot nobody uses.
-    pub fn take_slot(&mut self) -> Option<usize> {
-        self.free_slots.pop()
-    }
-
     /// Opens a batch in the stream's open segment.
     pub fn open_batch(&mut self, kind: StreamKind, memory: BatchMemory, now_ns: u64) {
         let Some(open) = &self.stream(kind).segment else { unreachable!("a batch is opened in an open segment") };
-        let place = self.place(open.id, Granule(open.at / GRANULE));
+        let place = self.place(kind.tier(), open.id, Granule(open.at / GRANULE));
         let id = self.batches.insert(kind, place, memory, now_ns);
         self.stream_mut(kind).batch = Some(id);
     }
 
     /// Appends a record to the stream's open batch, which has room for it ([`Log::has_room`]). Await-free; the caller
     /// changes the map in the same step (I12). `hash` is the hash of `payload`; the header's `op_delta` is set here.
-    pub fn append(&mut self, kind: StreamKind, mut header: RecordHeader, payload: &[u8], hash: u64) -> Appended {
+    pub fn append(&mut self, kind: StreamKind, header: RecordHeader, payload: &[u8], hash: u64) -> Appended {
+        let born = self.next_op;
+        self.append_born(kind, header, payload, hash, born)
+    }
+
+    /// As [`Log::append`], for a record whose content is older than the record.
+    pub fn append_born(
+        &mut self,
+        kind: StreamKind,
+        mut header: RecordHeader,
+        payload: &[u8],
+        hash: u64,
+        born: OpNo,
+    ) -> Appended {
         let Some(id) = self.stream(kind).batch else { unreachable!("room was made before the append") };
         let op = self.next_op;
         self.next_op = op.next();
@@ -173,29 +229,34 @@ impl Log {
                 granule: batch.place.granule,
                 first_op,
             };
-            batch.memory.store_prelude(&self.region, &prelude.encode(&batch.place, self.session));
+            self.memories.store_prelude(batch.memory, &prelude.encode(&batch.place, self.session));
         }
         let end = at + header.record_bytes();
-        batch.memory.store(&self.region, at, &encoded);
-        batch.memory.store(&self.region, at + RECORD_HEADER_BYTES, payload);
-        batch.memory.zero(&self.region, at + RECORD_HEADER_BYTES + payload.len(), end);
+        self.memories.store(batch.memory, at, &encoded);
+        self.memories.store(batch.memory, at + RECORD_HEADER_BYTES, payload);
+        self.memories.zero(batch.memory, at + RECORD_HEADER_BYTES + payload.len(), end);
         batch.length = end;
         batch.checks = batch.checks.wrapping_add(RecordHeader::check_of(&encoded));
         batch.count += 1;
         batch.last_op = op;
         let appended = Appended { op, segment: place.segment, entry: entry_of(&header, &place) };
-        self.note(kind, &header, &place, appended);
+        self.note(kind, &header, &place, appended, born);
         appended
     }
 
     /// Keeps what the summary and rule 6.3 need of a record.
-    fn note(&mut self, kind: StreamKind, header: &RecordHeader, place: &Place, appended: Appended) {
-        let info = self.segments.get_mut(place.segment);
+    fn note(&mut self, kind: StreamKind, header: &RecordHeader, place: &Place, appended: Appended, born: OpNo) {
+        let bytes = u32::try_from(header.record_bytes()).expect("< 512 KiB");
+        let table = self.table_mut(place.tier);
+        table.fill(place.segment, blocks_of(header), bytes, born);
+        let info = table.get_mut(place.segment);
         info.top_op = appended.op;
         if matches!(header.body, RecordBody::Clear { .. }) {
             info.clear_op = appended.op;
         }
-        if let Some(open) = &mut self.stream_mut(kind).segment {
+        if let Some(open) = &mut self.stream_mut(kind).segment
+            && place.tier == Tier::Ssd
+        {
             open.summary.push(summary_entry(header, place, appended.op));
         }
     }
@@ -204,10 +265,8 @@ impl Log {
     pub fn publish(&mut self, kind: StreamKind) {
         if let Some(id) = self.stream(kind).batch {
             let batch = self.batches.get(id);
-            if let BatchMemory::Slot(slot) = batch.memory
-                && !canary::is_off(Rule::PublishBeforeAcknowledge)
-            {
-                self.region.publish(slot, batch.length);
+            if !canary::is_off(Rule::PublishBeforeAcknowledge) {
+                self.memories.publish(batch.memory, batch.length);
             }
         }
     }
@@ -230,8 +289,8 @@ impl Log {
             checks: batch.checks,
         };
         let padded = length.next_multiple_of(BLOCK_SIZE);
-        batch.memory.store(&self.region, 0, &header.encode(&batch.place));
-        batch.memory.zero(&self.region, length as usize, padded as usize);
+        self.memories.store(batch.memory, 0, &header.encode(&batch.place));
+        self.memories.zero(batch.memory, length as usize, padded as usize);
         batch.state = BatchState::Closed;
         batch.padded = padded as usize;
         let stream = self.stream_mut(kind);
@@ -239,7 +298,7 @@ impl Log {
         if let Some(open) = &mut stream.segment {
             open.at += padded;
             let (segment, end) = (open.id, open.at);
-            self.segments.get_mut(segment).end = end;
+            self.table_mut(kind.tier()).get_mut(segment).end = end;
         }
         Some(id)
     }
@@ -249,33 +308,36 @@ impl Log {
         let Some(id) = self.stream_mut(kind).batch.take() else { return };
         let batch = self.batches.remove(id);
         assert_eq!(batch.count, 0, "a batch with records is closed, not abandoned");
-        if let BatchMemory::Slot(slot) = batch.memory {
-            self.free_slots.push(slot);
-        }
+        self.memories.put(batch.memory);
     }
 
     /// What must never happen: a slot given back while its write is under way ([`Rule::SlotAfterCompletion`] off).
     pub(crate) fn free_slot_early(&mut self, id: BatchId) {
-        if let BatchMemory::Slot(slot) = std::mem::replace(&mut self.batches.get_mut(id).memory, BatchMemory::Gone) {
-            self.region.publish(slot, 0);
-            self.free_slots.push(slot);
-        }
+        let memory = std::mem::replace(&mut self.batches.get_mut(id).memory, BatchMemory::Gone);
+        self.memories.put(memory);
     }
 
     /// A batch's write completed: its slot is free, its blocks wait for a flush.
     pub fn batch_written(&mut self, id: BatchId) {
         let batch = self.batches.get_mut(id);
         batch.state = BatchState::Written;
-        if let BatchMemory::Slot(slot) = std::mem::replace(&mut batch.memory, BatchMemory::Gone) {
-            self.region.publish(slot, 0);
-            self.free_slots.push(slot);
-        }
+        let memory = std::mem::replace(&mut batch.memory, BatchMemory::Gone);
+        self.memories.put(memory);
     }
 
-    /// The staging memory.
-    #[must_use]
-    pub fn region(&self) -> &Region {
-        &self.region
+    /// A batch is durable by its own write: of tier 0.
+    pub fn batch_durable(&mut self, id: BatchId) {
+        let batch = self.batches.remove(id);
+        self.memories.put(batch.memory);
+    }
+}
+
+/// What a record adds to what its segment holds.
+fn blocks_of(header: &RecordHeader) -> u32 {
+    match header.body {
+        RecordBody::Fragment { count, .. } => u32::from(count),
+        RecordBody::Clear { .. } => 0,
+        RecordBody::Leaf { .. } | RecordBody::Image { .. } => 1,
     }
 }
 

@@ -1,6 +1,10 @@
 //! The segments of a tier: generation, state, and what rule 6.3 asks before one is reused (I2).
 
+mod tier0;
+
 use std::collections::VecDeque;
+
+pub use tier0::JournalSegment;
 
 use crate::canary::{self, Rule};
 use crate::units::{Generation, OpNo, SegmentId};
@@ -48,6 +52,13 @@ pub struct SegmentInfo {
     pub summary: SummaryState,
     /// Map entries (host segments) or directory entries and image parts (leaf segments) that point to it.
     pub live: u32,
+    /// Blocks (or leaves and image parts) of all its records, live or not; 0 when not known: it was filled by an earlier
+    /// session and has not been read since.
+    pub total: u32,
+    /// Bytes of its records; 0 when not known.
+    pub bytes: u32,
+    /// When what it holds was written: the mean of its records' numbers, of relocated ones as their source had it.
+    pub birth: OpNo,
     /// Number of the operation that took its last live entry.
     pub emptied_op: OpNo,
     /// Highest number in it.
@@ -60,6 +71,8 @@ pub struct SegmentInfo {
     pub pins: u32,
     /// Whether its space was written at least once.
     pub written: bool,
+    /// When it was opened; 0 when that was before this serve.
+    pub born_ns: u64,
 }
 
 /// All segments of a tier.
@@ -72,6 +85,10 @@ pub struct SegmentTable {
     /// Sealed and without live entries, perhaps reusable.
     empty: Vec<SegmentId>,
     usage_known: bool,
+    /// Tier 0: generations of this session are at least this.
+    floor: Generation,
+    /// Entries that went, ever: nothing can have become worth cleaning while this stays the same.
+    drops: u64,
 }
 
 impl SegmentTable {
@@ -84,17 +101,30 @@ impl SegmentTable {
             state: if generation.0 == 0 { SegmentState::Free } else { SegmentState::Sealed },
             summary: SummaryState::None,
             live: 0,
+            total: 0,
+            bytes: 0,
+            birth: replay_start,
             emptied_op: OpNo(0),
             top_op: replay_start,
             clear_op: replay_start,
             end: 0,
             pins: 0,
             written: generation.0 > 1,
+            born_ns: 0,
         };
         let infos: Vec<_> = generations.into_iter().map(info).collect();
         let never = infos.iter().enumerate().filter(|(_, info)| info.state == SegmentState::Free);
         let free = never.map(|(index, _)| SegmentId(u32::try_from(index).unwrap_or(u32::MAX))).collect();
-        Self { infos, free, announced: VecDeque::new(), window: Vec::new(), empty: Vec::new(), usage_known: false }
+        Self {
+            infos,
+            free,
+            announced: VecDeque::new(),
+            window: Vec::new(),
+            empty: Vec::new(),
+            usage_known: false,
+            floor: Generation(0),
+            drops: 0,
+        }
     }
 
     /// One segment.
@@ -149,8 +179,36 @@ impl SegmentTable {
         }
     }
 
+    /// A record was appended that holds `count` blocks, all live or soon to be, born at `birth`.
+    pub fn fill(&mut self, id: SegmentId, count: u32, bytes: u32, birth: OpNo) {
+        let info = self.get_mut(id);
+        let sum = u128::from(info.birth.0) * u128::from(info.total) + u128::from(birth.0) * u128::from(count);
+        (info.total, info.bytes) = (info.total.saturating_add(count), info.bytes.saturating_add(bytes));
+        let mean = sum.checked_div(u128::from(info.total)).and_then(|mean| u64::try_from(mean).ok());
+        info.birth = mean.map_or(birth, OpNo);
+    }
+
+    /// What reading the segment showed: it holds this much, of which only the live part is worth moving.
+    pub fn measured(&mut self, id: SegmentId, total: u32, bytes: u32) {
+        let info = self.get_mut(id);
+        (info.total, info.bytes) = (total.max(info.live), bytes);
+    }
+
+    /// Dead blocks of the segment that cleaning cannot drop are not counted any more.
+    pub fn forget_dead(&mut self, id: SegmentId, count: u32) {
+        let info = self.get_mut(id);
+        info.total = info.total.saturating_sub(count).max(info.live);
+    }
+
+    /// Entries that went, ever.
+    #[must_use]
+    pub fn drops(&self) -> u64 {
+        self.drops
+    }
+
     /// An entry no longer points to the segment, by operation `op`.
     pub fn drop_live(&mut self, id: SegmentId, op: OpNo) {
+        self.drops += 1;
         if let Some(info) = self.infos.get_mut(id.0 as usize) {
             debug_assert!(info.live > 0, "segment {id} has no live entries to drop");
             info.live = info.live.saturating_sub(1);
@@ -184,6 +242,7 @@ impl SegmentTable {
         let info = self.get_mut(id);
         (info.generation, info.state) = (generation, SegmentState::Announced);
         (info.top_op, info.clear_op) = (OpNo(0), OpNo(0));
+        (info.total, info.bytes, info.birth) = (0, 0, OpNo(0));
         self.announced.push_back(id);
     }
 
@@ -244,7 +303,7 @@ impl SegmentTable {
             && info.state == SegmentState::Sealed
             && info.live == 0
             && info.pins == 0
-            && info.emptied_op <= settled
+            && (info.emptied_op <= settled || canary::is_off(Rule::SettledBeforeReuse))
             && info.top_op <= settled
             && (info.clear_op <= replay_start || canary::is_off(Rule::ClearBeforeReuse))
     }
@@ -276,6 +335,7 @@ impl SegmentTable {
             info.generation = Generation(info.generation.0 + 1);
             (info.emptied_op, info.top_op, info.clear_op) = (OpNo(0), OpNo(0), OpNo(0));
             (info.summary, info.end) = (SummaryState::None, 0);
+            (info.total, info.bytes, info.birth) = (0, 0, OpNo(0));
         }
         ids
     }
@@ -328,5 +388,17 @@ impl SegmentTable {
     #[must_use]
     pub fn free_count(&self) -> usize {
         self.free.len()
+    }
+
+    /// Segments without live entries that wait for a flush or a root.
+    #[must_use]
+    pub fn empty_count(&self) -> usize {
+        self.empty.len()
+    }
+
+    /// Segments that can be written to, now or after a root or two.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        self.announced.len() + self.free.len() + self.empty.len()
     }
 }

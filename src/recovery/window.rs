@@ -1,5 +1,6 @@
 //! The replay window: every segment that the root lists, read by its summary or walked.
 
+use super::RecoveredJournal;
 use crate::buf::AlignedBuf;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::Place;
@@ -7,8 +8,8 @@ use crate::format::root::{Root, WindowSegment, WindowState};
 use crate::format::summary::{Change, SummaryEntry, decode_footer, decode_summary, summary_bytes};
 use crate::format::{Tier, layout::Layout};
 use crate::limits::BLOCK_BYTES;
-use crate::log::OpenSegment;
 use crate::log::walk::{Acceptance, Walked, walk_segment};
+use crate::log::{OpenSegment, StreamKind};
 use crate::media::Media;
 use crate::units::{Granule, OpNo, SegmentId};
 
@@ -95,6 +96,14 @@ pub async fn scan_window(media: &Media, layout: &Layout, root: &Root) -> Result<
     Ok(recovered)
 }
 
+impl Recovered {
+    /// What was found on tier 0 counts too.
+    pub fn add_journal(&mut self, journal: &RecoveredJournal) {
+        self.accepted = self.accepted.max(journal.accepted);
+        self.highest = self.highest.max(journal.highest).max(self.accepted);
+    }
+}
+
 /// The records of a segment that the root calls flushed, if its summary verifies.
 async fn trusted_summary(
     media: &Media,
@@ -165,9 +174,24 @@ impl RecoveredSegment {
         (at > 0).then(|| OpenSegment { id: self.listed.segment, at, summary: self.records.clone() })
     }
 
-    /// Whether it belongs to the leaf stream.
+    /// The stream that filled it; `None` when it holds nothing.
     #[must_use]
-    pub fn is_leaf_stream(&self) -> bool {
-        self.records.iter().any(|r| matches!(r.change, Change::Other { .. }))
+    pub fn stream(&self) -> Option<StreamKind> {
+        self.records.first().map(|record| match record.change {
+            Change::Other { .. } => StreamKind::Leaf,
+            Change::Fragment { moved: true, .. } => StreamKind::Move,
+            Change::Fragment { moved: false, .. } | Change::Clear { .. } => StreamKind::Host,
+        })
+    }
+
+    /// Blocks (or leaves and image parts) of its records, dead ones included as far as records tell.
+    #[must_use]
+    pub fn total(&self) -> u32 {
+        let blocks = |record: &SummaryEntry| match record.change {
+            Change::Fragment { mask, .. } => mask.count_ones(),
+            Change::Other { .. } => 1,
+            Change::Clear { .. } => 0,
+        };
+        self.records.iter().map(blocks).sum()
     }
 }

@@ -48,6 +48,36 @@ impl FromStr for Failing {
 /// and losing both is beyond what the format survives.
 pub(super) const SPARED_BYTES: u64 = 4 << 20;
 
+/// What the pool's journal is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JournalKind {
+    /// Persistent memory.
+    Memory,
+    /// A medium of the machine.
+    Block,
+}
+
+/// The journal of a run's pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalPlan {
+    /// On what.
+    pub kind: JournalKind,
+    /// How many segments.
+    pub segments: u32,
+    /// It is lost at some time, and given up: what is read is right or an error.
+    pub lost: bool,
+}
+
+impl JournalPlan {
+    /// Of eight pools three have a journal; a quarter of those lose it.
+    fn draw(rng: &mut Rng) -> Option<Self> {
+        let kinds = [Some(JournalKind::Memory), Some(JournalKind::Memory), Some(JournalKind::Block), None];
+        let (kind, lost) = (kinds[rng.usize(0..8).min(3)], rng.u8(0..4) == 0);
+        let segments = [16, 16, 24, 48][rng.usize(0..4)];
+        kind.map(|kind| Self { kind, segments, lost })
+    }
+}
+
 /// What a run consists of. Drawn from the seed, then changed by tests that want something definite.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -65,6 +95,8 @@ pub struct Plan {
     pub deaths: Vec<PlannedDeath>,
     /// How the media fail.
     pub failing: Failing,
+    /// The pool's journal, if it has one.
+    pub journal: Option<JournalPlan>,
     /// Print every event.
     pub verbose: bool,
 }
@@ -89,6 +121,22 @@ pub enum Kind {
     Commits,
     /// A little of everything.
     Mixed,
+    /// A small pool nearly full of live blocks, overwritten in small pieces: the cleaner is always at work.
+    Cramped,
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "churn" => Ok(Self::Churn),
+            "commits" => Ok(Self::Commits),
+            "mixed" => Ok(Self::Mixed),
+            "cramped" => Ok(Self::Cramped),
+            other => Err(format!("{other:?} is none of: churn, commits, cramped, mixed")),
+        }
+    }
 }
 
 impl Plan {
@@ -102,14 +150,30 @@ impl Plan {
     #[must_use]
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed ^ 0x006b_696e_6400);
-        let kind = [Kind::Churn, Kind::Commits, Kind::Commits, Kind::Mixed, Kind::Mixed, Kind::Mixed][rng.usize(0..6)];
+        // seeds keep what they were: of eight, one is cramped
+        let kind = if seed % 8 == 7 {
+            Kind::Cramped
+        } else {
+            [Kind::Churn, Kind::Commits, Kind::Commits, Kind::Mixed, Kind::Mixed, Kind::Mixed][rng.usize(0..6)]
+        };
         Self::of_kind(seed, kind)
+    }
+
+    /// The plan of a seed with a journal.
+    #[must_use]
+    pub fn with_journal(seed: u64, lost: bool) -> Self {
+        let kind = [JournalKind::Memory, JournalKind::Memory, JournalKind::Block][index(seed % 3)];
+        let journal = Some(JournalPlan { kind, segments: [16, 24, 48][index(seed / 3 % 3)], lost });
+        Self { journal, ..Self::of(seed) }
     }
 
     /// The plan of a seed, of one kind: for what only that kind brings about often.
     #[must_use]
     pub fn of_kind(seed: u64, kind: Kind) -> Self {
         let mut rng = Rng::with_seed(seed ^ 0x0070_6c61_6e00);
+        if kind == Kind::Cramped {
+            return Self::cramped(seed, &mut rng);
+        }
         let count = [1, 1, 2, 3][rng.usize(0..4)];
         // little to verify, so that deaths come while hosts write
         let sizes = if kind == Kind::Commits { [16, 32, 64, 256] } else { [64, 256, 512, 1024] };
@@ -124,10 +188,31 @@ impl Plan {
         let (pool_mib, lives, habits) = match kind {
             Kind::Churn => (rng.u64(20..=28), rng.u32(1..=6), Habits::churn(&mut rng)),
             Kind::Commits => (rng.u64(24..=32), rng.u32(4..=16), Habits::commits(&mut rng)),
-            Kind::Mixed => (rng.u64(24..=64), rng.u32(1..=8), Habits::mixed(&mut rng)),
+            Kind::Mixed | Kind::Cramped => (rng.u64(24..=64), rng.u32(1..=8), Habits::mixed(&mut rng)),
         };
-        let (deaths, failing) = (Vec::new(), Failing::Never);
-        Self { seed, pool_bytes: pool_mib << 20, namespaces, lives, habits, deaths, failing, verbose: false }
+        let pool_bytes = pool_mib << 20;
+        let (deaths, failing, journal) = (Vec::new(), Failing::Never, JournalPlan::draw(&mut rng));
+        Self { seed, pool_bytes, namespaces, lives, habits, deaths, failing, journal, verbose: false }
+    }
+
+    /// Live blocks take most of what streams and reserve leave of the pool.
+    fn cramped(seed: u64, rng: &mut Rng) -> Self {
+        let pool_mib = rng.u64(20..=26);
+        // 4 MiB at the ends, three open segments, four in reserve, one announced ahead
+        let usable_blocks = (pool_mib - 4 - 8) * 256;
+        let count = rng.u64(1..=2);
+        let blocks = usable_blocks * rng.u64(60..=115) / 100 / count;
+        let namespaces = (0..count).map(|index| NamespacePlan {
+            name: format!("n{index}"),
+            size: blocks * 4096,
+            logical_block: if rng.u8(0..4) == 0 { 512 } else { 4096 },
+            // stored raw: what is written is what it takes
+            flavour: rng.u64(0..2) + 4 + 8 * rng.u64(0..4),
+        });
+        let namespaces = namespaces.collect();
+        let (lives, habits) = (rng.u32(1..=5), Habits::cramped(rng));
+        let (deaths, failing, journal) = (Vec::new(), Failing::Never, JournalPlan::draw(rng));
+        Self { seed, pool_bytes: pool_mib << 20, namespaces, lives, habits, deaths, failing, journal, verbose: false }
     }
 
     /// A run so short that it can be made once for each of its steps.
@@ -136,6 +221,10 @@ impl Plan {
         let plan = Self::of_kind(seed, Kind::Commits);
         let habits = Habits { clients: 2, requests: 3..8, pause_ns: 0, ..plan.habits };
         let namespaces = plan.namespaces.into_iter().take(1).map(|n| NamespacePlan { size: 64 << 10, ..n }).collect();
-        Self { pool_bytes: 24 << 20, namespaces, habits, ..plan }
+        Self { pool_bytes: 24 << 20, namespaces, habits, journal: None, ..plan }
     }
+}
+
+fn index(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(0)
 }

@@ -50,6 +50,21 @@ impl Habits {
         }
     }
 
+    /// Writes of all sizes over everything, to a pool that has hardly room for it.
+    #[must_use]
+    pub fn cramped(rng: &mut Rng) -> Self {
+        Self {
+            clients: rng.usize(4..=12),
+            requests: [64..192, 128..256][rng.usize(0..2)].clone(),
+            weights: [[1, 12, 1, 0, 0], [1, 12, 0, 1, 0], [1, 12, 1, 1, 1]][rng.usize(0..3)],
+            fua_of_8: rng.u8(0..2),
+            hot_of_8: rng.u8(0..4),
+            blocks_max: [4, 16, 64][rng.usize(0..3)],
+            pause_ns: [0, 0, 1_000_000][rng.usize(0..3)],
+            sectors_only: false,
+        }
+    }
+
     /// Small writes, each soon flushed: many small batches, some of which a loss of power takes from between others.
     #[must_use]
     pub fn commits(rng: &mut Rng) -> Self {

@@ -48,6 +48,7 @@ pub struct Region {
 
 struct Inner {
     base: NonNull<u8>,
+    slots: usize,
     _memory: Memory,
 }
 
@@ -57,20 +58,27 @@ impl Region {
     pub fn mapped(mut map: MmapMut) -> Self {
         assert_eq!(map.len(), REGION_BYTES, "a staging file has one size");
         let base = NonNull::from(&mut map[0]);
-        Self::over(base, Memory::Mapped(map))
+        Self::over(base, SLOT_COUNT, Memory::Mapped(map))
     }
 
     /// Over ordinary memory, which dies with the process.
     #[must_use]
     pub fn anonymous() -> Self {
-        let mut memory = AlignedBuf::zeroed(REGION_BYTES);
-        let base = NonNull::from(&mut memory[0]);
-        Self::over(base, Memory::Owned(memory))
+        Self::ordinary(SLOT_COUNT)
     }
 
-    fn over(base: NonNull<u8>, memory: Memory) -> Self {
+    /// Over ordinary memory for this many slots, at most [`SLOT_COUNT`].
+    #[must_use]
+    pub fn ordinary(slots: usize) -> Self {
+        assert!(slots <= SLOT_COUNT, "{slots} slots");
+        let mut memory = AlignedBuf::zeroed(HEADER_BYTES + slots * SLOT_BYTES);
+        let base = NonNull::from(&mut memory[0]);
+        Self::over(base, slots, Memory::Owned(memory))
+    }
+
+    fn over(base: NonNull<u8>, slots: usize, memory: Memory) -> Self {
         Self {
-            inner: Rc::new(Inner { base, _memory: memory }),
+            inner: Rc::new(Inner { base, slots, _memory: memory }),
             #[cfg(feature = "sim")]
             death: None,
         }
@@ -94,9 +102,9 @@ impl Region {
     }
 
     fn published(&self, slot: usize) -> &AtomicU64 {
-        assert!(slot < SLOT_COUNT, "slot {slot}");
+        assert!(slot < self.inner.slots, "slot {slot}");
         #[expect(unsafe_code, reason = "an atomic word inside the mapping")]
-        // SAFETY: in bounds (slot < SLOT_COUNT), aligned to 8 (the base is page aligned, stride 64), lives as long as
+        // SAFETY: in bounds (slot < slots), aligned to 8 (the base is page aligned, stride 64), lives as long as
         // the mapping that self keeps, and only ever accessed as an atomic.
         unsafe {
             AtomicU64::from_ptr(self.inner.base.as_ptr().add(PUBLISHED_AT + slot * PUBLISHED_STRIDE).cast())
@@ -124,7 +132,7 @@ impl Region {
 
     /// Stores the prelude of a slot: where its batch belongs. Only while nothing of the slot is published.
     pub fn store_prelude(&self, slot: usize, bytes: &[u8; PRELUDE_BYTES]) {
-        assert!(slot < SLOT_COUNT, "slot {slot}");
+        assert!(slot < self.inner.slots, "slot {slot}");
         #[expect(unsafe_code, reason = "a store into the mapping")]
         // SAFETY: in bounds: 8 + PRELUDE_BYTES is the stride; only this thread stores.
         unsafe {
@@ -136,7 +144,7 @@ impl Region {
     /// Copies out the prelude of a slot.
     #[must_use]
     pub fn load_prelude(&self, slot: usize) -> [u8; PRELUDE_BYTES] {
-        assert!(slot < SLOT_COUNT, "slot {slot}");
+        assert!(slot < self.inner.slots, "slot {slot}");
         let mut bytes = [0; PRELUDE_BYTES];
         #[expect(unsafe_code, reason = "a load from the mapping")]
         // SAFETY: in bounds as in `store_prelude`.
@@ -149,7 +157,7 @@ impl Region {
 
     /// Copies `bytes` into a slot.
     pub fn store(&self, slot: usize, at: usize, bytes: &[u8]) {
-        assert!(slot < SLOT_COUNT && at + bytes.len() <= SLOT_BYTES, "slot {slot} at {at} + {}", bytes.len());
+        assert!(slot < self.inner.slots && at + bytes.len() <= SLOT_BYTES, "slot {slot} at {at} + {}", bytes.len());
         let bytes = &bytes[..self.landing(bytes.len())];
         #[expect(unsafe_code, reason = "a store into the mapping")]
         // SAFETY: in bounds (asserted); only this thread stores (Region is not Send), `bytes` is a Rust slice and so
@@ -163,7 +171,7 @@ impl Region {
 
     /// Zeroes `len` bytes of a slot.
     pub fn zero(&self, slot: usize, at: usize, len: usize) {
-        assert!(slot < SLOT_COUNT && at + len <= SLOT_BYTES, "slot {slot} at {at} + {len}");
+        assert!(slot < self.inner.slots && at + len <= SLOT_BYTES, "slot {slot} at {at} + {len}");
         let len = self.landing(len);
         #[expect(unsafe_code, reason = "a store into the mapping")]
         // SAFETY: as in `store`.
@@ -174,7 +182,7 @@ impl Region {
 
     /// Copies out of a slot.
     pub fn load(&self, slot: usize, at: usize, into: &mut [u8]) {
-        assert!(slot < SLOT_COUNT && at + into.len() <= SLOT_BYTES, "slot {slot} at {at} + {}", into.len());
+        assert!(slot < self.inner.slots && at + into.len() <= SLOT_BYTES, "slot {slot} at {at} + {}", into.len());
         #[expect(unsafe_code, reason = "a load from the mapping")]
         // SAFETY: in bounds (asserted); this thread is the only one that stores.
         unsafe {
@@ -207,7 +215,7 @@ impl Region {
     /// The slot's memory for the kernel to write out; keeps the region mapped.
     #[must_use]
     pub fn slot_buf(&self, slot: usize) -> SlotBuf {
-        assert!(slot < SLOT_COUNT, "slot {slot}");
+        assert!(slot < self.inner.slots, "slot {slot}");
         SlotBuf { region: self.clone(), slot }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
 use plica::sim::engine::Engine;
-use plica::sim::{Failing, Plan, Red, run, shrink};
+use plica::sim::{Failing, Kind, Plan, Red, run, shrink};
 
 #[derive(Parser)]
 #[command(about = "Runs the engine under the simulator, seed by seed")]
@@ -26,6 +26,9 @@ struct Arguments {
     /// Threads (default: processors).
     #[arg(long)]
     threads: Option<usize>,
+    /// Only plans of this kind: churn, commits, cramped or mixed (default: as the seed draws).
+    #[arg(long)]
+    kind: Option<Kind>,
     /// How media fail.
     #[arg(long, default_value_t = Failing::Never)]
     failing: Failing,
@@ -82,7 +85,10 @@ fn work(arguments: &Arguments, next: &AtomicU64, totals: &Totals) {
         if seed >= arguments.from + arguments.seeds || totals.stop.load(Relaxed) {
             return;
         }
-        let plan = Plan::failing(seed, arguments.failing);
+        let plan = match arguments.kind {
+            Some(kind) => Plan { failing: arguments.failing, ..Plan::of_kind(seed, kind) },
+            None => Plan::failing(seed, arguments.failing),
+        };
         match run(&Engine::new(), &plan) {
             Ok(report) => {
                 totals.requests.fetch_add(report.good, Relaxed);

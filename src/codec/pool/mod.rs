@@ -24,7 +24,7 @@ mod job;
 mod queue;
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -38,6 +38,7 @@ use super::Encoded;
 use crate::buf::AlignedBuf;
 #[cfg(feature = "sim")]
 use crate::env::Env;
+use crate::env::sync::yield_now;
 use crate::error::{Error, Result};
 
 /// Jobs for which there is room from the start.
@@ -272,20 +273,6 @@ impl Drop for Waiting {
             self.queue.abandon(ticket);
         }
     }
-}
-
-/// Lets every task that is ready now go first.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 #[cfg(test)]

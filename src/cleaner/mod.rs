@@ -1,0 +1,17 @@
+//! What the cleaner decides: which segments to relocate from, and how fast. Pure: no I/O, no clock, no map.
+//!
+//! ```text
+//!   segments ─► Candidate ─► policy (cost-benefit | greedy | FIFO) ─► victims        victim
+//!   host bytes, gained bytes, free segments ─► Pacer ─► clean now? writers wait?     pace
+//! ```
+//!
+//! The same code chooses in the engine (`core`) and in the simulator of traces (`ublk-tests/examples/cleaner_traces.rs`).
+//!
+//! **Invariants.** A victim gains: cleaning never takes as much as it gives, so it ends. Writers wait only for gains that
+//! are to come. **Not here:** moving anything (`core`).
+
+pub mod pace;
+pub mod victim;
+
+pub use pace::Pacer;
+pub use victim::{Candidate, CostBenefit, Fifo, Greedy, VictimPolicy, choose};

@@ -1,0 +1,401 @@
+//! The cleaner at work: victims chosen, read whole, what is live in them relocated, so that they come free.
+//!
+//! ```text
+//!   owed (Pacer) ─► choose victims ─► read one ─► survey: what would it gain? ─► relocate in portions ─► empty
+//!                                                  ├ nothing: not looked at again until something of it dies
+//!                                                  └ leaves: clean ones appended anew, then a root
+//! ```
+//!
+//! Empty segments are freed by checkpoints, which flush of their own accord when reuse waits (rule 6.3).
+//!
+//! **Invariants.** Victims are sealed, settled, and pinned while they are read (I2). Only what gains is cleaned, so
+//! cleaning ends. Writers wait for it only while there is something to gain ([`Core::is_hopeless`]). One segment in memory,
+//! buffers of its own (I10).
+//!
+//! **Failure.** A victim that cannot be read, or holds records that do not verify, keeps what could not be moved and is not
+//! tried again until something of it dies. No room for moves ends the round.
+//!
+//! **Not here:** moving (`relocate`), choosing and pacing (`cleaner`).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::Core;
+use super::checkpoint::Running;
+use super::relocate::{Destination, Relocated, Source, Unpack};
+use super::room::{Purpose, RESERVE_SEGMENTS};
+use super::unpack::Workspace;
+use crate::buf::AlignedBuf;
+use crate::cleaner::pace::PRESSURE_MAX;
+use crate::cleaner::victim::GAIN_MIN;
+use crate::cleaner::{Candidate, CostBenefit, Pacer, choose};
+use crate::env::sync::{Notify, yield_now};
+use crate::error::Result;
+use crate::format::record::{RecordBody, RecordHeader, RecordKind, record_bytes};
+use crate::format::summary::{Change, SUMMARY_ENTRY_BYTES, SummaryEntry, decode_summary};
+use crate::format::{Codec, Tier};
+use crate::limits::{BLOCK_SIZE, GRANULE, SLOT_BYTES};
+use crate::log::walk::walk_all;
+use crate::log::{SegmentInfo, SegmentState};
+use crate::map::leaf_of;
+use crate::units::{Granule, SegmentId};
+
+/// Records relocated or surveyed before others have their turn.
+const PORTION: usize = 16;
+/// Bytes of a segment for one victim of a round: choosing looks at all segments.
+const SEGMENTS_A_VICTIM: usize = 256;
+/// Victims of a round at most.
+const VICTIMS_MAX: usize = 32;
+
+/// The state of the cleaner.
+pub(super) struct Cleaner {
+    pacer: RefCell<Pacer>,
+    /// There may be cause to clean.
+    pub(super) wanted: Notify,
+    /// Usage is still being counted: nobody knows what there is to gain.
+    pub(super) counting: Cell<bool>,
+    /// What had died, and what was available, when there was nothing to gain.
+    hopeless_at: Cell<Option<(u64, usize)>>,
+    busy: Cell<bool>,
+}
+
+/// The memory of the cleaner's task.
+struct Memory {
+    bytes: Vec<u8>,
+    piece: Option<AlignedBuf>,
+    workspace: Workspace,
+}
+
+/// What is to be had of a victim.
+#[derive(Default)]
+struct Survey {
+    /// Records with live blocks.
+    live: Vec<SummaryEntry>,
+    /// Blocks in it.
+    total: u32,
+    /// Bytes of its records, with what the summary says of them.
+    bytes: u64,
+    /// Of these what would be moved, when only fragments at least half dead are unpacked.
+    half: u64,
+    /// The same when all partly dead ones are.
+    partly: u64,
+}
+
+impl Cleaner {
+    pub(super) fn new(segments: usize, segment_bytes: u32) -> Self {
+        Self {
+            pacer: RefCell::new(Pacer::new(segments, RESERVE_SEGMENTS, segment_bytes)),
+            wanted: Notify::default(),
+            counting: Cell::new(true),
+            hopeless_at: Cell::new(None),
+            busy: Cell::new(false),
+        }
+    }
+}
+
+impl Core {
+    /// Cleans whenever the pacer asks for it. Runs as a task.
+    pub(super) async fn run_cleaner(self: Rc<Self>) {
+        let mut memory = None;
+        loop {
+            self.cleaner.wanted.until(|| self.should_clean()).await;
+            self.cleaner.busy.set(true);
+            if let Err(error) = self.clean_round(memory.get_or_insert_with(|| self.cleaner_memory())).await {
+                tracing::warn!("cleaning was given up for now: {error}");
+                self.give_up_cleaning();
+            }
+            self.cleaner.busy.set(false);
+            self.space.notify_all();
+            self.released.notify_all();
+        }
+    }
+
+    fn cleaner_memory(&self) -> Memory {
+        let bytes = vec![0; self.layout.segment_bytes as usize];
+        Memory { bytes, piece: Some(AlignedBuf::zeroed(SLOT_BYTES)), workspace: Workspace::new() }
+    }
+
+    /// Whether there is nothing to wait for: all is known, and nothing would gain anything.
+    pub(super) fn is_hopeless(&self) -> bool {
+        let segments = &self.state.borrow().log.segments;
+        let now = (segments.drops(), segments.available());
+        !self.cleaner.counting.get() && (!segments.usage_known() || self.cleaner.hopeless_at.get() == Some(now))
+    }
+
+    fn give_up_cleaning(&self) {
+        let segments = &self.state.borrow().log.segments;
+        self.cleaner.hopeless_at.set(Some((segments.drops(), segments.available())));
+    }
+
+    fn should_clean(&self) -> bool {
+        let (known, available) = {
+            let segments = &self.state.borrow().log.segments;
+            (segments.usage_known(), segments.available())
+        };
+        let ends = self.stopping.get() && self.active.get() == 0;
+        known
+            && !ends
+            && self.latch.check().is_ok()
+            && !self.is_hopeless()
+            && self.cleaner.pacer.borrow().wants_cleaning(available)
+    }
+
+    /// Waits for the cleaner as long as the host is to be held back. Called by writers before they take buffers.
+    pub(super) async fn pace(&self) {
+        while self.cleaner.pacer.borrow().holds_back(self.state.borrow().log.segments.available())
+            && self.state.borrow().log.segments.usage_known()
+            && !self.is_hopeless()
+            && self.latch.check().is_ok()
+        {
+            self.cleaner.wanted.notify_all();
+            self.space.notified().await;
+        }
+    }
+
+    /// The host is about to append so much.
+    pub(super) fn owe(&self, bytes: usize) {
+        let available = self.state.borrow().log.segments.available();
+        let mut pacer = self.cleaner.pacer.borrow_mut();
+        pacer.appended(bytes, available);
+        if pacer.wants_cleaning(available) {
+            drop(pacer);
+            self.cleaner.wanted.notify_all();
+        }
+    }
+
+    /// Somebody cannot go on without another segment: returns when one may have come free, or none will.
+    pub(super) async fn demand_segment(&self) {
+        self.cleaner.pacer.borrow_mut().demand();
+        self.cleaner.wanted.notify_all();
+        if !self.is_hopeless() {
+            self.space.notified().await;
+        }
+    }
+
+    /// Whether the cleaner has nothing in hand.
+    pub(super) fn is_cleaning(&self) -> bool {
+        self.cleaner.busy.get()
+    }
+
+    async fn clean_round(self: &Rc<Self>, memory: &mut Memory) -> Result<()> {
+        let victims = self.choose_victims();
+        if victims.is_empty() {
+            self.give_up_cleaning();
+        }
+        for id in victims {
+            if !self.should_clean() {
+                break;
+            }
+            self.pin(Tier::Ssd, id);
+            let result = self.clean_segment(id, memory).await;
+            self.unpin(Tier::Ssd, id);
+            result?;
+            self.space.notify_all();
+            self.mind_window();
+            if self.wants_checkpoint() {
+                self.checkpoint_wanted.notify_all();
+            }
+        }
+        Ok(())
+    }
+
+    fn choose_victims(&self) -> Vec<SegmentId> {
+        let state = self.state.borrow();
+        let segments = &state.log.segments;
+        let (now, segment_bytes) = (state.log.last_op(), self.layout.segment_bytes);
+        // of segments that were not read since the pool was opened: compressed two to one
+        let usual = segment_bytes / BLOCK_SIZE * 2;
+        let sealed = segments.iter().filter(|(_, info)| info.state == SegmentState::Sealed && info.live > 0);
+        let candidates = sealed.map(|(id, info)| {
+            let live = live_share(info, usual, segment_bytes);
+            (id, Candidate { live, age: now.0.saturating_sub(info.birth.0) })
+        });
+        let count = (segments.count() / SEGMENTS_A_VICTIM).clamp(1, VICTIMS_MAX);
+        choose(&CostBenefit, candidates, count)
+    }
+
+    /// Cleans one segment, which is pinned.
+    async fn clean_segment(self: &Rc<Self>, id: SegmentId, memory: &mut Memory) -> Result<()> {
+        let top_op = {
+            let state = self.state.borrow();
+            let info = state.log.segments.get(id);
+            if info.state != SegmentState::Sealed || info.live == 0 {
+                return Ok(());
+            }
+            (info.top_op > state.log.settled()).then_some(info.top_op)
+        };
+        if let Some(top_op) = top_op {
+            self.wait_durable(None, top_op).await?;
+        }
+        if let Err(error) = self.read_segment(id, memory).await {
+            tracing::error!("segment {id} cannot be cleaned: {error}");
+            self.set_aside(id);
+            return Ok(());
+        }
+        let place = self.state.borrow().log.place(Tier::Ssd, id, Granule(0));
+        let records = decode_summary(&memory.bytes, &place).unwrap_or_else(|_| walk_all(&memory.bytes, &place));
+        if records.iter().any(|r| matches!(r.change, Change::Other { .. })) {
+            return self.clean_leaves(id, &records).await;
+        }
+        self.clean_fragments(id, records, memory).await
+    }
+
+    async fn read_segment(&self, id: SegmentId, memory: &mut Memory) -> Result<()> {
+        let start = self.layout.segment(id);
+        for (index, part) in memory.bytes.chunks_mut(SLOT_BYTES).enumerate() {
+            let Some(buf) = memory.piece.take() else { unreachable!("reads give their buffer back") };
+            let (buf, result) = self.media.read(start + (index * SLOT_BYTES) as u64, buf, part.len()).await;
+            part.copy_from_slice(&buf[..part.len()]);
+            memory.piece = Some(buf);
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Cleaning it brings nothing: as long as nothing more of it dies it counts as all live.
+    fn set_aside(&self, id: SegmentId) {
+        let mut state = self.state.borrow_mut();
+        let live = state.log.segments.get(id).live;
+        state.log.segments.measured(id, live, self.layout.segment_bytes);
+    }
+
+    async fn clean_fragments(
+        self: &Rc<Self>,
+        id: SegmentId,
+        records: Vec<SummaryEntry>,
+        memory: &mut Memory,
+    ) -> Result<()> {
+        let survey = self.survey(records, &memory.bytes).await;
+        let bytes = u32::try_from(survey.bytes).unwrap_or(u32::MAX);
+        self.state.borrow_mut().log.segments.measured(id, survey.total, bytes);
+        let Some((unpack, gain)) = self.gain(&survey) else {
+            self.set_aside(id);
+            return Ok(());
+        };
+        let (place, birth) = {
+            let state = self.state.borrow();
+            (state.log.place(Tier::Ssd, id, Granule(0)), state.log.segments.get(id).birth)
+        };
+        let source = Source { place, bytes: &memory.bytes, birth };
+        let destination = Destination { purpose: Purpose::Move, unpack };
+        let mut done = Relocated::default();
+        let portions = survey.live.len().div_ceil(PORTION).max(1) as u64;
+        let mut result = Ok(());
+        for portion in survey.live.chunks(PORTION) {
+            // as fast as the host writes, also within a segment
+            self.cleaner.wanted.until(|| self.should_go_on()).await;
+            result = self.relocate(&source, portion, destination, &mut memory.workspace, &mut done).await;
+            if result.is_err() || (self.stopping.get() && self.active.get() == 0) {
+                break;
+            }
+            self.cleaner.pacer.borrow_mut().gained(gain / portions);
+            self.space.notify_all();
+            yield_now().await;
+        }
+        self.stats.relocated_blocks.add(done.blocks);
+        self.stats.relocated_bytes.add(done.bytes);
+        self.stats.unpacked.add(done.unpacked);
+        self.stats.cleaned.add(u64::from(self.state.borrow().log.segments.get(id).live == 0));
+        if done.left > 0 {
+            tracing::error!("segment {id}: {} records cannot be moved, so it is kept", done.left);
+            self.set_aside(id);
+        }
+        result
+    }
+
+    /// Whether a segment in hand is gone on with: cause to clean, or cause to let go of it.
+    fn should_go_on(&self) -> bool {
+        let available = self.state.borrow().log.segments.available();
+        self.cleaner.pacer.borrow().wants_cleaning(available) || self.latch.check().is_err() || self.stopping.get()
+    }
+
+    /// How a surveyed segment is best cleaned, and the bytes that it then gains; `None` when it is not worth it.
+    fn gain(&self, survey: &Survey) -> Option<(Unpack, u64)> {
+        let whole = u64::from(self.layout.segment_bytes);
+        let (half, partly) = (whole.saturating_sub(survey.half), whole.saturating_sub(survey.partly));
+        let available = self.state.borrow().log.segments.available();
+        let is_pressed = self.cleaner.pacer.borrow().pressure(available) * 2 >= PRESSURE_MAX;
+        #[expect(clippy::cast_precision_loss, reason = "a share")]
+        let pays = |gain: u64| gain as f64 >= GAIN_MIN * whole as f64;
+        if pays(half) && half * 2 >= partly && !is_pressed {
+            Some((Unpack::HalfDead, half))
+        } else {
+            pays(partly).then_some((Unpack::PartlyDead, partly))
+        }
+    }
+
+    async fn survey(self: &Rc<Self>, records: Vec<SummaryEntry>, bytes: &[u8]) -> Survey {
+        let mut survey = Survey::default();
+        for (index, record) in records.into_iter().enumerate() {
+            if index % (PORTION * 16) == 0 {
+                yield_now().await;
+            }
+            let Change::Fragment { entry, .. } = record.change else { continue };
+            let granule = entry.location().map_or(Granule(0), |l| l.granule);
+            let found = bytes.get((granule.0 * GRANULE) as usize..).unwrap_or_default();
+            let header = RecordHeader::decode(found).map(|(header, _)| header);
+            let Ok(RecordHeader { stored, body: RecordBody::Fragment { codec, count, .. }, .. }) = header else {
+                continue;
+            };
+            survey.total += u32::from(count);
+            let taken = (record_bytes(usize::from(stored)) + SUMMARY_ENTRY_BYTES) as u64;
+            survey.bytes += taken;
+            if self.know_fragment(&record).await.is_err() {
+                continue;
+            }
+            let live = self.live_blocks(&record);
+            if live == 0 {
+                continue;
+            }
+            survey.live.push(record);
+            let part =
+                if codec == Codec::Zero { taken } else { taken * u64::from(live.count_ones()) / u64::from(count) };
+            survey.half += if Unpack::HalfDead.applies(count, live) { part } else { taken };
+            survey.partly += part;
+        }
+        survey
+    }
+
+    /// Cleans a segment of leaves and images: what is clean and still named is appended anew, what is dirty is written
+    /// back, and the root that follows lets go of the rest.
+    async fn clean_leaves(self: &Rc<Self>, id: SegmentId, records: &[SummaryEntry]) -> Result<()> {
+        let before = self.state.borrow().log.segments.get(id).live;
+        self.begin_checkpoint().await;
+        let running = Running(self);
+        for record in records {
+            match record.change {
+                Change::Other { kind: RecordKind::Leaf, granule } => {
+                    let at = (id, granule);
+                    if let Err(error) = self.rewrite_leaf(record.namespace, leaf_of(record.first), at).await {
+                        self.latch.check()?;
+                        tracing::error!("a leaf in segment {id} is not moved: {error}");
+                    }
+                }
+                Change::Other { .. } if self.names_image_in(id) => self.image_wanted.set(true),
+                _ => {}
+            }
+        }
+        self.switch_root(self.leaves_a_checkpoint(), false).await?;
+        drop(running);
+        let after = self.state.borrow().log.segments.get(id).live;
+        if after == 0 {
+            self.stats.cleaned.add(1);
+        } else {
+            self.set_aside(id);
+        }
+        let gained = u64::from(before - after.min(before)) * u64::from(self.layout.segment_bytes);
+        self.cleaner.pacer.borrow_mut().gained(gained / u64::from(before.max(1)));
+        Ok(())
+    }
+
+    fn names_image_in(&self, id: SegmentId) -> bool {
+        self.state.borrow().root.image_parts.iter().any(|part| part.segment() == Some(id))
+    }
+}
+
+/// The live part of a segment: of what can be dropped from it, and of its space.
+fn live_share(info: &SegmentInfo, usual: u32, segment_bytes: u32) -> f64 {
+    let total = if info.total == 0 { usual } else { info.total };
+    let bytes = if info.bytes == 0 { segment_bytes } else { info.bytes };
+    (f64::from(info.live) / f64::from(total.max(info.live)) * f64::from(bytes) / f64::from(segment_bytes)).min(1.0)
+}
