@@ -23,6 +23,7 @@
 //! - **I11** a failed metadata write or flush latches the pool read-only.
 //! - **I12** append and map change are one await-free step.
 
+pub mod advise;
 pub mod buf;
 pub mod canary;
 pub mod check;

@@ -10,7 +10,7 @@ pub const GAIN_MIN: f64 = 1.0 / 32.0;
 pub struct Candidate {
     /// Live part of it, 0 to 1: what would have to be moved.
     pub live: f64,
-    /// How long ago its content was written, in operations.
+    /// How long ago it was filled, in operations.
     pub age: u64,
 }
 
@@ -20,8 +20,11 @@ pub trait VictimPolicy {
     fn score(&self, candidate: &Candidate) -> f64;
 }
 
-/// Space gained, weighted with how long it will stay gained, for what it costs (Rosenblum and Ousterhout): cold segments
-/// are cleaned when fuller than hot ones, whose blocks die by themselves if one waits.
+/// Space gained, weighted with how long it will stay gained, for what it costs: cold segments are cleaned when fuller than
+/// hot ones, whose blocks die by themselves if one waits. Rosenblum and Ousterhout take the age of the data itself; with
+/// that, segments of blocks that die alike are told apart by chance, and uniform writes cost 15 % more than greedy
+/// (2.19 against 1.90 at 70 % live). The square root of the time since the segment was filled costs them nothing, and
+/// keeps nearly all of the gain where writes are skewed (`cleaner_traces` prints both).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CostBenefit;
 
@@ -36,7 +39,7 @@ pub struct Fifo;
 impl VictimPolicy for CostBenefit {
     #[expect(clippy::cast_precision_loss, reason = "a score")]
     fn score(&self, candidate: &Candidate) -> f64 {
-        (1.0 - candidate.live) * candidate.age.max(1) as f64 / (1.0 + candidate.live)
+        (1.0 - candidate.live) * (candidate.age.max(1) as f64).sqrt() / (1.0 + candidate.live)
     }
 }
 
@@ -89,8 +92,8 @@ mod tests {
     fn each_policy_has_its_order_and_none_takes_what_gains_nothing() {
         assert_eq!(ids(&Greedy, 9), [2, 1, 4, 0]);
         assert_eq!(ids(&Fifo, 9), [0, 4, 1, 2]);
-        assert_eq!(ids(&CostBenefit, 9), [4, 0, 1, 2]);
-        assert_eq!(ids(&CostBenefit, 2), [4, 0]);
+        assert_eq!(ids(&CostBenefit, 9), [4, 1, 2, 0]);
+        assert_eq!(ids(&CostBenefit, 2), [4, 1]);
         assert_eq!(ids(&Greedy, 0), [0; 0]);
     }
 }

@@ -12,6 +12,7 @@
 //! **Not here:** what commands do to a pool (`pool`, `daemon`).
 
 mod access;
+mod advise;
 mod check;
 mod create;
 mod dump;
@@ -87,6 +88,8 @@ enum Command {
     /// Show what is where in a pool that is not served, for engineers
     #[command(subcommand, after_help = dump::HELP)]
     Dump(dump::DumpCommand),
+    /// Show what settings would make of existing data: space and CPU
+    Advise(advise::AdviseArgs),
     /// Stop the daemon that serves a pool, cleanly
     Stop(stop::StopArgs),
 }
@@ -107,6 +110,7 @@ impl Cli {
             Command::Check(args) => args.run(),
             Command::Scrub(command) => command.run(),
             Command::Dump(command) => command.run(),
+            Command::Advise(args) => args.run(),
             Command::Stop(args) => args.run(),
         };
         match result {
@@ -183,6 +187,8 @@ mod tests {
             "plica dump batch pool 5 4096",
             "plica dump leaf pool db 0",
             "plica dump lba pool db 4711 --run-dir /tmp/r",
+            "plica advise data",
+            "plica advise /dev/sdz --sample 1G --cipher aes-256-gcm --json",
             "plica stop pool",
         ] {
             if let Err(error) = parse(line) {

@@ -177,6 +177,13 @@ fn figures(table: &mut Table, pool: &PoolStatus) {
     table.row(["stored", &format!("{} (reduced {:.2} times)", size::approximate(pool.stored), pool.reduction)]);
     let media = size::approximate(pool.media_written);
     table.row(["medium wrote", &format!("{media} ({:.2} for each byte of the host)", pool.write_amplification)]);
+    if pool.segments_cleaned > 0 {
+        let [moved, stored] = [pool.relocated, pool.relocated_stored].map(size::approximate);
+        let unpacked = pool.fragments_unpacked;
+        let text =
+            format!("{} segments; moved {moved} as {stored}, {unpacked} fragments unpacked", pool.segments_cleaned);
+        table.row(["cleaned", &text]);
+    }
     table.row(["flushes", &format!("{}, on the medium {}", pool.flushes, pool.media_flushes)]);
     if pool.corrupt > 0 {
         table.row(["CORRUPT", &format!("{} fragments did not verify and were answered with an error", pool.corrupt)]);

@@ -52,7 +52,9 @@ impl Core {
             self.checkpoint_wanted.notified().await;
             while self.latch.check().is_ok() && !self.stopping.get() && self.wants_checkpoint() {
                 let before = self.progress();
-                if let Err(error) = self.checkpoint(self.leaves_a_checkpoint()).await {
+                // a root that only announces segments takes no leaves along: written early, they would come again soon
+                let leaves = if self.writes_back() { self.leaves_a_checkpoint() } else { 0 };
+                if let Err(error) = self.checkpoint(leaves).await {
                     tracing::warn!("a checkpoint was given up: {error}");
                     break;
                 }
@@ -131,6 +133,12 @@ impl Core {
             self.switch_root(leaves, false).await?;
         }
         self.switch_root(usize::MAX, clean).await
+    }
+
+    /// Whether a checkpoint is under way.
+    #[must_use]
+    pub fn is_checkpointing(&self) -> bool {
+        self.checkpointing.get()
     }
 
     pub(super) async fn begin_checkpoint(&self) {

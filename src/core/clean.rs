@@ -172,7 +172,21 @@ impl Core {
         }
     }
 
-    /// Whether the cleaner has nothing in hand.
+    fn credit(&self, bytes: u64) {
+        self.cleaner.pacer.borrow_mut().gained(bytes);
+        self.space.notify_all();
+    }
+
+    /// What cleaning a segment gains, as far as that is known before it is read.
+    fn expected_gain(&self, id: SegmentId) -> u64 {
+        let bytes = self.layout.segment_bytes;
+        let live = live_share(self.state.borrow().log.segments.get(id), usual_blocks(bytes), bytes);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of 4 MiB")]
+        let gain = ((1.0 - live) * f64::from(bytes)) as u64;
+        gain
+    }
+
+    /// Whether the cleaner has something in hand.
     pub(super) fn is_cleaning(&self) -> bool {
         self.cleaner.busy.get()
     }
@@ -203,12 +217,10 @@ impl Core {
         let state = self.state.borrow();
         let segments = &state.log.segments;
         let (now, segment_bytes) = (state.log.last_op(), self.layout.segment_bytes);
-        // of segments that were not read since the pool was opened: compressed two to one
-        let usual = segment_bytes / BLOCK_SIZE * 2;
         let sealed = segments.iter().filter(|(_, info)| info.state == SegmentState::Sealed && info.live > 0);
         let candidates = sealed.map(|(id, info)| {
-            let live = live_share(info, usual, segment_bytes);
-            (id, Candidate { live, age: now.0.saturating_sub(info.birth.0) })
+            let live = live_share(info, usual_blocks(segment_bytes), segment_bytes);
+            (id, Candidate { live, age: now.0.saturating_sub(info.top_op.0) })
         });
         let count = (segments.count() / SEGMENTS_A_VICTIM).clamp(1, VICTIMS_MAX);
         choose(&CostBenefit, candidates, count)
@@ -227,7 +239,8 @@ impl Core {
         if let Some(top_op) = top_op {
             self.wait_durable(None, top_op).await?;
         }
-        if let Err(error) = self.read_segment(id, memory).await {
+        let advance = self.expected_gain(id) / 2;
+        if let Err(error) = self.read_segment(id, memory, advance).await {
             tracing::error!("segment {id} cannot be cleaned: {error}");
             self.set_aside(id);
             return Ok(());
@@ -237,17 +250,21 @@ impl Core {
         if records.iter().any(|r| matches!(r.change, Change::Other { .. })) {
             return self.clean_leaves(id, &records).await;
         }
-        self.clean_fragments(id, records, memory).await
+        self.clean_fragments(id, records, memory, advance).await
     }
 
-    async fn read_segment(&self, id: SegmentId, memory: &mut Memory) -> Result<()> {
+    /// Reads a segment, for which `advance` is gained as far as writers are concerned.
+    async fn read_segment(&self, id: SegmentId, memory: &mut Memory, advance: u64) -> Result<()> {
         let start = self.layout.segment(id);
+        let pieces = memory.bytes.len().div_ceil(SLOT_BYTES) as u64;
         for (index, part) in memory.bytes.chunks_mut(SLOT_BYTES).enumerate() {
             let Some(buf) = memory.piece.take() else { unreachable!("reads give their buffer back") };
             let (buf, result) = self.media.read(start + (index * SLOT_BYTES) as u64, buf, part.len()).await;
             part.copy_from_slice(&buf[..part.len()]);
             memory.piece = Some(buf);
             result?;
+            // reading is a part of the work: writers do not wait for a whole segment at a time
+            self.credit(advance / pieces);
         }
         Ok(())
     }
@@ -264,6 +281,7 @@ impl Core {
         id: SegmentId,
         records: Vec<SummaryEntry>,
         memory: &mut Memory,
+        advance: u64,
     ) -> Result<()> {
         let survey = self.survey(records, &memory.bytes).await;
         let bytes = u32::try_from(survey.bytes).unwrap_or(u32::MAX);
@@ -272,11 +290,8 @@ impl Core {
             self.set_aside(id);
             return Ok(());
         };
-        let (place, birth) = {
-            let state = self.state.borrow();
-            (state.log.place(Tier::Ssd, id, Granule(0)), state.log.segments.get(id).birth)
-        };
-        let source = Source { place, bytes: &memory.bytes, birth };
+        let place = self.state.borrow().log.place(Tier::Ssd, id, Granule(0));
+        let source = Source { place, bytes: &memory.bytes };
         let destination = Destination { purpose: Purpose::Move, unpack };
         let mut done = Relocated::default();
         let portions = survey.live.len().div_ceil(PORTION).max(1) as u64;
@@ -285,19 +300,26 @@ impl Core {
             // as fast as the host writes, also within a segment
             self.cleaner.wanted.until(|| self.should_go_on()).await;
             result = self.relocate(&source, portion, destination, &mut memory.workspace, &mut done).await;
-            if result.is_err() || (self.stopping.get() && self.active.get() == 0) {
+            if result.is_err() {
                 break;
             }
-            self.cleaner.pacer.borrow_mut().gained(gain / portions);
-            self.space.notify_all();
+            if self.stopping.get() && self.active.get() == 0 {
+                return Ok(());
+            }
+            self.credit(gain.saturating_sub(advance) / portions);
             yield_now().await;
         }
         self.stats.relocated_blocks.add(done.blocks);
         self.stats.relocated_bytes.add(done.bytes);
         self.stats.unpacked.add(done.unpacked);
-        self.stats.cleaned.add(u64::from(self.state.borrow().log.segments.get(id).live == 0));
-        if done.left > 0 {
-            tracing::error!("segment {id}: {} records cannot be moved, so it is kept", done.left);
+        let kept = self.state.borrow().log.segments.get(id).live;
+        self.stats.cleaned.add(u64::from(kept == 0));
+        // also when what is live is not among the records that were found: it must not be tried for ever
+        if kept > 0 && result.is_ok() {
+            tracing::error!(
+                "segment {id}: {kept} blocks cannot be moved, so it is kept; {} records are damaged",
+                done.left
+            );
             self.set_aside(id);
         }
         result
@@ -391,6 +413,11 @@ impl Core {
     fn names_image_in(&self, id: SegmentId) -> bool {
         self.state.borrow().root.image_parts.iter().any(|part| part.segment() == Some(id))
     }
+}
+
+/// Blocks of a segment that was not read since the pool was opened: compressed two to one.
+fn usual_blocks(segment_bytes: u32) -> u32 {
+    segment_bytes / BLOCK_SIZE * 2
 }
 
 /// The live part of a segment: of what can be dropped from it, and of its space.

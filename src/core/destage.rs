@@ -123,12 +123,9 @@ impl Core {
         let len = JOURNAL_SEGMENT_BYTES as usize;
         let (bytes, result) = tier0.journal.read(journal_segment(id), AlignedBuf::zeroed(len), len).await;
         result?;
-        let (place, birth) = {
-            let state = self.state.borrow();
-            (state.log.place(Tier::Pmem, id, Granule(0)), state.log.journal.get(id).birth)
-        };
+        let place = self.state.borrow().log.place(Tier::Pmem, id, Granule(0));
         let records = walk_all(&bytes, &place);
-        let source = Source { place, bytes: &bytes, birth };
+        let source = Source { place, bytes: &bytes };
         let destination = Destination { purpose: Purpose::Destage, unpack: Unpack::HalfDead };
         let mut done = Relocated::default();
         for portion in records.chunks(PORTION) {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::Core;
 use super::room::Purpose;
-use super::state::gone;
+use super::state::{State, gone};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::leaf::{LEAF_BYTES, decode_leaf, encode_leaf};
 use crate::format::record::{RecordBody, RecordHeader, record_bytes};
@@ -18,8 +18,8 @@ use crate::log::StreamKind;
 use crate::map::{Leaf, first_lba};
 use crate::units::{Granule, LbaRange, NamespaceId, OpNo, SegmentId};
 
-/// Leaves read at a time when usage is counted.
-const COUNT_DEPTH: usize = 8;
+/// Leaves read at a time when usage is counted: those of one read, when they lie side by side.
+const COUNT_DEPTH: usize = 128;
 
 impl Core {
     /// Returns when all leaves of a range are known. They stay known.
@@ -80,22 +80,36 @@ impl Core {
             e.within(format!("leaf {leaf} of namespace {id} at {:?}", image.entry))
         });
         let (header, bytes) = header.inspect_err(|e| tracing::error!("{e}"))?;
+        self.open_leaf((id, leaf), &image, &header, &bytes, &self.state.borrow()).map(Some)
+    }
+
+    /// The leaf that a record holds, if it is the one that the directory names.
+    ///
+    /// # Errors
+    /// It is another one, or points to where nothing can be.
+    pub(super) fn open_leaf(
+        &self,
+        (id, leaf): (NamespaceId, u32),
+        image: &LeafImage,
+        header: &RecordHeader,
+        payload: &[u8],
+        state: &State,
+    ) -> Result<Leaf> {
         let RecordBody::Leaf { complete } = header.body else {
             return Err(Error::corrupt("leaf", "kind", 4, header.kind() as u64));
         };
         if header.namespace != id || header.first != first_lba(leaf) || complete != image.complete.0 {
             return Err(Error::corrupt("leaf", "first LBA", first_lba(leaf).0, header.first.0));
         }
-        let mut entries = decode_leaf(&bytes)?;
+        let mut entries = decode_leaf(payload)?;
         if self.tier0.is_none() {
             // the pool was opened without its journal, and what was there is lost
             entries.iter_mut().filter(|e| e.tier() == Some(Tier::Pmem)).for_each(|entry| *entry = Entry::LOST);
         }
-        let log = &self.state.borrow().log;
-        if let Some(entry) = entries.iter().find(|entry| !log.contains(**entry)) {
-            return Err(Error::corrupt("leaf", "segment", log.segments.count() as u64, entry.0));
+        if let Some(entry) = entries.iter().find(|entry| !state.log.contains(**entry)) {
+            return Err(Error::corrupt("leaf", "segment", state.log.segments.count() as u64, entry.0));
         }
-        Ok(Some(Leaf { entries, dirty_since: None }))
+        Ok(Leaf { entries, dirty_since: None })
     }
 
     /// Reads and verifies a metadata record that fits a fragment buffer; returns its header and payload.
@@ -187,6 +201,7 @@ impl Core {
         for id in ids {
             let mut next = 0;
             while let Some(leaves) = self.next_uncounted(id, &mut next) {
+                self.load_leaves(leaves.iter().map(|leaf| (id, *leaf)).collect()).await;
                 let tasks = leaves.into_iter().map(|leaf| {
                     let core = self.clone();
                     // not just loaded by somebody, perhaps in vain: known

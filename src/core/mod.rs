@@ -17,6 +17,7 @@
 //!
 //! **Not here:** opening and recovery (`recovery`, `pool`), protocols (`frontend`).
 
+mod bulk;
 mod checkpoint;
 mod clean;
 mod commit;

@@ -36,7 +36,7 @@ use crate::format::record::{Place, RECORD_HEADER_BYTES, RecordBody, RecordHeader
 use crate::format::summary::{Change, SummaryEntry};
 use crate::format::{Codec, Entry, Tier};
 use crate::limits::{BLOCK_SIZE, GRANULE};
-use crate::units::{Lba, LbaRange, NamespaceId, OpNo};
+use crate::units::{Lba, LbaRange, NamespaceId};
 
 /// A segment to move from.
 #[derive(Clone, Copy)]
@@ -45,8 +45,6 @@ pub(super) struct Source<'a> {
     pub place: Place,
     /// All of it.
     pub bytes: &'a [u8],
-    /// When its content was written, as far as that is known.
-    pub birth: OpNo,
 }
 
 /// Where blocks are moved to, and how.
@@ -94,8 +92,6 @@ pub(super) struct Fragment<'a> {
     pub hash: u64,
     /// The entry of its first block.
     pub entry: Entry,
-    /// When it was written.
-    pub birth: OpNo,
 }
 
 impl Unpack {
@@ -123,12 +119,12 @@ impl Core {
         done: &mut Relocated,
     ) -> Result<()> {
         for record in records {
-            let Change::Fragment { entry, .. } = record.change else { continue };
+            let Change::Fragment { entry, mask, .. } = record.change else { continue };
             if self.know_fragment(record).await.is_err() {
                 done.left += 1;
                 continue;
             }
-            let live = self.live_blocks(record);
+            let live = if canary::is_off(Rule::MoveByCompare) { mask } else { self.live_blocks(record) };
             if live == 0 {
                 continue;
             }
@@ -195,7 +191,6 @@ impl Core {
             |index| fragment.entry.with_index(index),
             live,
             destination.purpose,
-            fragment.birth,
             shrinks,
         );
         done.blocks += moved;
@@ -205,7 +200,6 @@ impl Core {
 
     /// The step: blocks of `live` whose entry still is what `old` says are moved to a new record, or nothing happens.
     /// Room was made (I8, I12). Returns how many.
-    #[expect(clippy::too_many_arguments, reason = "two callers; a struct would only rename them")]
     pub(super) fn append_move(
         &self,
         header: &RecordHeader,
@@ -213,7 +207,6 @@ impl Core {
         old: impl Fn(u8) -> Entry,
         live: u8,
         purpose: Purpose,
-        birth: OpNo,
         shrinks: bool,
     ) -> u64 {
         let RecordBody::Fragment { codec, count, seal, .. } = header.body else { return 0 };
@@ -234,7 +227,7 @@ impl Core {
         if old(0).tier() == Some(Tier::Pmem) {
             namespace.stats.journal_destaged.add(u64::from(mask.count_ones()) * u64::from(BLOCK_SIZE));
         }
-        let appended = state.log.append_born(purpose.stream(), header, payload, hash, birth);
+        let appended = state.log.append(purpose.stream(), header, payload, hash);
         for index in (0..count).filter(|index| mask >> index & 1 == 1) {
             let lba = Lba(header.first.0 + u64::from(index));
             state.set(header.namespace, lba, appended.entry.with_index(index), appended.op);
@@ -274,5 +267,5 @@ fn verified<'a>(source: &Source<'a>, record: &SummaryEntry, entry: Entry) -> Res
     let RecordBody::Fragment { codec, count, .. } = header.body else {
         return Err(Error::corrupt("fragment", "kind", 1, header.kind() as u64));
     };
-    Ok(Fragment { header, count, codec, payload, hash, entry, birth: source.birth })
+    Ok(Fragment { header, count, codec, payload, hash, entry })
 }

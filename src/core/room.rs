@@ -83,7 +83,7 @@ impl Core {
     /// [`ErrorKind::NoSpace`], or [`ErrorKind::ReadOnly`] when the latch is closed.
     pub(super) async fn make_room(self: &Rc<Self>, purpose: Purpose, bytes: usize, records: usize) -> Result<()> {
         let kind = purpose.stream();
-        if purpose != Purpose::Metadata && self.window_exceeds(1) {
+        if purpose != Purpose::Metadata && self.window_exceeds(super::window::QUARTERS) {
             // boxed: a checkpoint makes room for leaves in its turn
             match Box::pin(self.bound_window()).await {
                 // a full pool still takes discards

@@ -121,7 +121,7 @@ impl Core {
     /// Whether tier 0 is where a write should go and, as far as its leaf is concerned, may.
     fn admits(&self, id: NamespaceId, piece: LbaRange, blocks: u64) -> Result<bool> {
         // the window bounds replay, whatever tier its records are on
-        if self.tier0.as_ref().is_none_or(|tier0| tier0.closed.get()) || self.window_exceeds(1) {
+        if self.tier0.as_ref().is_none_or(|tier0| tier0.closed.get()) || self.window_exceeds(super::window::QUARTERS) {
             return Ok(false);
         }
         let state = self.state.borrow();

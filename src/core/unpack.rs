@@ -158,7 +158,7 @@ impl Core {
             let payload = (&r.out[..r.encoded.stored], r.encoded.hash);
             let old = |index: u8| fragment.entry.with_index(r.start + index);
             let live = all_blocks(count);
-            let blocks = self.append_move(&r.header, payload, old, live, destination.purpose, fragment.birth, true);
+            let blocks = self.append_move(&r.header, payload, old, live, destination.purpose, true);
             moved.blocks += blocks;
             moved.bytes += if blocks > 0 { bytes as u64 } else { 0 };
         }

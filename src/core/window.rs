@@ -1,7 +1,7 @@
 //! The replay window: what recovery would have to replay, and how it is kept within bounds (rule 6.2, I10).
 //!
 //! ```text
-//!   changes since the oldest dirty leaf's first ─┬─ half the bound ─► a checkpoint is asked for
+//!   changes since the oldest dirty leaf's first ─┬─ ¾ of the bound ─► leaves are written back
 //!   segments that roots list for replay ─────────┴─ the bound ──────► writers run checkpoints before they go on
 //! ```
 //!
@@ -15,11 +15,16 @@ use std::rc::Rc;
 
 use super::Core;
 use super::checkpoint::Running;
+use super::room::RESERVE_SEGMENTS;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::ROOT_BYTES;
 use crate::format::root::{CHANGE_BYTES_MAX, WINDOW_SEGMENT_BYTES};
 use crate::limits::LEAF_ENTRIES;
 
+/// All of the bounds.
+pub(super) const QUARTERS: u64 = 4;
+/// From here on leaves are written back.
+const WRITE_BACK_QUARTERS: u64 = 3;
 /// Checkpoints that a writer runs before it gives up.
 const ATTEMPTS: usize = 8;
 
@@ -54,35 +59,43 @@ impl Default for ReplayBounds {
 const _: () = assert!((12 << 10) * WINDOW_SEGMENT_BYTES + CHANGE_BYTES_MAX <= ROOT_BYTES * 13 / 16);
 
 impl Core {
-    /// Whether segments for the host run out or the window has grown to half its bounds.
+    /// Whether segments for the host run out or the window has grown so large that leaves are written back.
     pub(super) fn wants_checkpoint(&self) -> bool {
         let announced_low = {
             let segments = &self.state.borrow().log.segments;
+            let (announced, target) = (segments.announced_count(), self.announced_target());
             let more = segments.free_count() + segments.empty_count();
-            segments.announced_count() < self.announced_target() / 2 && more > 0
+            // in a nearly full pool they come one by one: not a root for each, unless the host is about to need it
+            announced < target / 2 && (more > target / 4 || (more > 0 && announced <= RESERVE_SEGMENTS + 1))
         };
-        announced_low || self.window_exceeds(2)
+        announced_low || self.writes_back()
+    }
+
+    /// Whether the window has grown so large that leaves are written back. The later, the more changes each of them has
+    /// taken: at a quarter of the bound more than half the metadata bytes of a host's write would be leaves that come again.
+    pub(super) fn writes_back(&self) -> bool {
+        self.window_exceeds(WRITE_BACK_QUARTERS)
     }
 
     /// Asks for a checkpoint when the window has grown; called by writers.
     pub(super) fn mind_window(&self) {
-        if !self.checkpointing.get() && self.window_exceeds(2) {
+        if !self.checkpointing.get() && self.writes_back() {
             self.checkpoint_wanted.notify_all();
         }
     }
 
-    /// Whether the window exceeds the `share`th part of its bounds.
-    pub(super) fn window_exceeds(&self, share: u64) -> bool {
+    /// Whether the window exceeds so many quarters of its bounds.
+    pub(super) fn window_exceeds(&self, quarters: u64) -> bool {
         let state = self.state.borrow();
-        if state.log.segments.window_len() as u64 > self.bounds.segments_max as u64 / share {
+        if state.log.segments.window_len() as u64 > self.bounds.segments_max as u64 * quarters / QUARTERS {
             return true;
         }
         // the bound itself takes a look at every namespace: not for each write
         let changes = state.dirty.window();
-        changes > self.bounds.changes_min / share && {
+        changes / quarters > self.bounds.changes_min / QUARTERS && {
             let leaves: u64 = state.namespaces.values().map(|n| u64::from(n.directory.leaf_count())).sum();
             let quarter = leaves * LEAF_ENTRIES as u64 / 4;
-            changes > quarter.clamp(self.bounds.changes_min, self.bounds.changes_max) / share
+            changes / quarters > quarter.clamp(self.bounds.changes_min, self.bounds.changes_max) / QUARTERS
         }
     }
 
@@ -95,12 +108,12 @@ impl Core {
             self.begin_checkpoint().await;
             let _running = Running(self);
             // others may have waited for the same
-            if !self.window_exceeds(1) {
+            if !self.window_exceeds(QUARTERS) {
                 return Ok(());
             }
             self.switch_root(self.leaves_a_checkpoint(), false).await?;
         }
-        if self.window_exceeds(1) {
+        if self.window_exceeds(QUARTERS) {
             self.stats.no_space.add(1);
             return Err(Error::new(ErrorKind::NoSpace, "the pool has no space to write its map back"));
         }

@@ -197,20 +197,7 @@ impl Log {
 
     /// Appends a record to the stream's open batch, which has room for it ([`Log::has_room`]). Await-free; the caller
     /// changes the map in the same step (I12). `hash` is the hash of `payload`; the header's `op_delta` is set here.
-    pub fn append(&mut self, kind: StreamKind, header: RecordHeader, payload: &[u8], hash: u64) -> Appended {
-        let born = self.next_op;
-        self.append_born(kind, header, payload, hash, born)
-    }
-
-    /// As [`Log::append`], for a record whose content is older than the record.
-    pub fn append_born(
-        &mut self,
-        kind: StreamKind,
-        mut header: RecordHeader,
-        payload: &[u8],
-        hash: u64,
-        born: OpNo,
-    ) -> Appended {
+    pub fn append(&mut self, kind: StreamKind, mut header: RecordHeader, payload: &[u8], hash: u64) -> Appended {
         let Some(id) = self.stream(kind).batch else { unreachable!("room was made before the append") };
         let op = self.next_op;
         self.next_op = op.next();
@@ -240,15 +227,15 @@ impl Log {
         batch.count += 1;
         batch.last_op = op;
         let appended = Appended { op, segment: place.segment, entry: entry_of(&header, &place) };
-        self.note(kind, &header, &place, appended, born);
+        self.note(kind, &header, &place, appended);
         appended
     }
 
     /// Keeps what the summary and rule 6.3 need of a record.
-    fn note(&mut self, kind: StreamKind, header: &RecordHeader, place: &Place, appended: Appended, born: OpNo) {
+    fn note(&mut self, kind: StreamKind, header: &RecordHeader, place: &Place, appended: Appended) {
         let bytes = u32::try_from(header.record_bytes()).expect("< 512 KiB");
         let table = self.table_mut(place.tier);
-        table.fill(place.segment, blocks_of(header), bytes, born);
+        table.fill(place.segment, blocks_of(header), bytes);
         let info = table.get_mut(place.segment);
         info.top_op = appended.op;
         if matches!(header.body, RecordBody::Clear { .. }) {

@@ -57,8 +57,6 @@ pub struct SegmentInfo {
     pub total: u32,
     /// Bytes of its records; 0 when not known.
     pub bytes: u32,
-    /// When what it holds was written: the mean of its records' numbers, of relocated ones as their source had it.
-    pub birth: OpNo,
     /// Number of the operation that took its last live entry.
     pub emptied_op: OpNo,
     /// Highest number in it.
@@ -103,7 +101,6 @@ impl SegmentTable {
             live: 0,
             total: 0,
             bytes: 0,
-            birth: replay_start,
             emptied_op: OpNo(0),
             top_op: replay_start,
             clear_op: replay_start,
@@ -179,13 +176,10 @@ impl SegmentTable {
         }
     }
 
-    /// A record was appended that holds `count` blocks, all live or soon to be, born at `birth`.
-    pub fn fill(&mut self, id: SegmentId, count: u32, bytes: u32, birth: OpNo) {
+    /// Records of `bytes` were appended that hold `count` blocks, all live or soon to be.
+    pub fn fill(&mut self, id: SegmentId, count: u32, bytes: u32) {
         let info = self.get_mut(id);
-        let sum = u128::from(info.birth.0) * u128::from(info.total) + u128::from(birth.0) * u128::from(count);
         (info.total, info.bytes) = (info.total.saturating_add(count), info.bytes.saturating_add(bytes));
-        let mean = sum.checked_div(u128::from(info.total)).and_then(|mean| u64::try_from(mean).ok());
-        info.birth = mean.map_or(birth, OpNo);
     }
 
     /// What reading the segment showed: it holds this much, of which only the live part is worth moving.
@@ -242,7 +236,7 @@ impl SegmentTable {
         let info = self.get_mut(id);
         (info.generation, info.state) = (generation, SegmentState::Announced);
         (info.top_op, info.clear_op) = (OpNo(0), OpNo(0));
-        (info.total, info.bytes, info.birth) = (0, 0, OpNo(0));
+        (info.total, info.bytes) = (0, 0);
         self.announced.push_back(id);
     }
 
@@ -303,7 +297,7 @@ impl SegmentTable {
             && info.state == SegmentState::Sealed
             && info.live == 0
             && info.pins == 0
-            && (info.emptied_op <= settled || canary::is_off(Rule::SettledBeforeReuse))
+            && info.emptied_op <= settled
             && info.top_op <= settled
             && (info.clear_op <= replay_start || canary::is_off(Rule::ClearBeforeReuse))
     }
@@ -335,7 +329,7 @@ impl SegmentTable {
             info.generation = Generation(info.generation.0 + 1);
             (info.emptied_op, info.top_op, info.clear_op) = (OpNo(0), OpNo(0), OpNo(0));
             (info.summary, info.end) = (SummaryState::None, 0);
-            (info.total, info.bytes, info.birth) = (0, 0, OpNo(0));
+            (info.total, info.bytes) = (0, 0);
         }
         ids
     }

@@ -312,7 +312,7 @@ fn build_state(
             Known::Damaged => (listed.end, SummaryState::Never),
         };
         segments.recovered(listed.segment, end, summary, segment.tops());
-        segments.fill(listed.segment, segment.total(), end, segment.tops().0);
+        segments.fill(listed.segment, segment.total(), end);
     }
     let journal = SegmentTable::of_journal(&tier0.segments);
     let highest = recovered.highest;

@@ -51,6 +51,14 @@ pub struct PoolStatus {
     pub read_errors: u64,
     /// Writes refused for want of space, since the pool was opened.
     pub no_space: u64,
+    /// Segments that the cleaner emptied, since the pool was opened.
+    pub segments_cleaned: u64,
+    /// Live bytes (before compression) that it moved, since the pool was opened.
+    pub relocated: u64,
+    /// Bytes of the records that it moved them to, since the pool was opened.
+    pub relocated_stored: u64,
+    /// Partly dead fragments that it unpacked, since the pool was opened.
+    pub fragments_unpacked: u64,
     /// FLUSH requests since the pool was opened.
     pub flushes: u64,
     /// Device flushes since the pool was opened.
@@ -171,6 +179,10 @@ impl Pool {
             corrupt: stats.corrupt.get(),
             read_errors: stats.read_errors.get(),
             no_space: stats.no_space.get(),
+            segments_cleaned: stats.cleaned.get(),
+            relocated: stats.relocated_blocks.get() * u64::from(BLOCK_SIZE),
+            relocated_stored: stats.relocated_bytes.get(),
+            fragments_unpacked: stats.unpacked.get(),
             flushes: stats.flushes.get(),
             media_flushes: media.flushes.get(),
             leaves_written: stats.leaves_written.get(),

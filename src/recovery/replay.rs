@@ -1,5 +1,6 @@
 //! Replay: records above the replay start, in ascending number, onto the leaves; later wins, unconditionally (I8).
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use crate::core::Core;
@@ -20,6 +21,7 @@ pub async fn replay<'a>(
 ) -> Result<usize> {
     let mut records: Vec<&SummaryEntry> = records.filter(|r| r.op > replay_start).collect();
     records.sort_unstable_by_key(|r| r.op);
+    core.load_leaves(touched(&records)).await;
     for record in &records {
         match record.change {
             Change::Fragment { entry, mask, .. } => {
@@ -33,6 +35,21 @@ pub async fn replay<'a>(
         }
     }
     Ok(records.len())
+}
+
+/// The leaves that the records write to. A CLEAR may touch many and needs few: those are read when their turn comes.
+fn touched(records: &[&SummaryEntry]) -> Vec<(NamespaceId, u32)> {
+    let mut leaves = HashSet::new();
+    for record in records {
+        if let Change::Fragment { mask, .. } = record.change {
+            let last = Lba(record.first.0 + u64::from(7 - (mask | 1).leading_zeros()));
+            leaves.insert((record.namespace, leaf_of(record.first)));
+            leaves.insert((record.namespace, leaf_of(last)));
+        }
+    }
+    let mut leaves: Vec<_> = leaves.into_iter().collect();
+    leaves.sort_unstable();
+    leaves
 }
 
 async fn clear(core: &Rc<Core>, record: &SummaryEntry, count: u64) -> Result<()> {

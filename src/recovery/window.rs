@@ -1,5 +1,7 @@
 //! The replay window: every segment that the root lists, read by its summary or walked.
 
+use futures_util::stream::{self, StreamExt};
+
 use super::RecoveredJournal;
 use crate::buf::AlignedBuf;
 use crate::error::{Error, ErrorKind, Result};
@@ -12,6 +14,9 @@ use crate::log::walk::{Acceptance, Walked, walk_segment};
 use crate::log::{OpenSegment, StreamKind};
 use crate::media::Media;
 use crate::units::{Granule, OpNo, SegmentId};
+
+/// Segments read at a time: up to so many are in memory.
+const DEPTH: usize = 8;
 
 /// A segment of the window after it was read.
 pub struct RecoveredSegment {
@@ -60,16 +65,20 @@ pub async fn scan_window(media: &Media, layout: &Layout, root: &Root) -> Result<
     };
     let mut settled = OpNo(0);
     let mut bad = Vec::new();
-    for listed in &root.window {
-        let place = place_of(root, listed);
-        if let Some(records) = trusted_summary(media, layout, listed, &place).await? {
-            let top = records.iter().map(|r| r.op).max().unwrap_or_default();
-            recovered.accepted = recovered.accepted.max(top);
-            recovered.segments.push(RecoveredSegment { listed: *listed, records, known: Known::Summary });
-            continue;
-        }
-        let Walked { records, end, highest_accepted, settled: said, highest, damage, bad_below } =
-            walk(media, layout, listed, &place, &acceptance).await?;
+    let reads = root.window.iter().map(|listed| read_segment(media, layout, root, listed, &acceptance));
+    let mut reads = stream::iter(reads).buffered(DEPTH);
+    while let Some(read) = reads.next().await {
+        let (listed, read) = read?;
+        let walked = match read {
+            Read::Summary(records) => {
+                let top = records.iter().map(|r| r.op).max().unwrap_or_default();
+                recovered.accepted = recovered.accepted.max(top);
+                recovered.segments.push(RecoveredSegment { listed: *listed, records, known: Known::Summary });
+                continue;
+            }
+            Read::Walked(walked) => walked,
+        };
+        let Walked { records, end, highest_accepted, settled: said, highest, damage, bad_below } = walked;
         recovered.highest = recovered.highest.max(highest);
         recovered.accepted = recovered.accepted.max(highest_accepted);
         settled = settled.max(said);
@@ -101,6 +110,26 @@ impl Recovered {
     pub fn add_journal(&mut self, journal: &RecoveredJournal) {
         self.accepted = self.accepted.max(journal.accepted);
         self.highest = self.highest.max(journal.highest).max(self.accepted);
+    }
+}
+
+/// A segment as it was read.
+enum Read {
+    Summary(Vec<SummaryEntry>),
+    Walked(Walked),
+}
+
+async fn read_segment<'a>(
+    media: &Media,
+    layout: &Layout,
+    root: &Root,
+    listed: &'a WindowSegment,
+    acceptance: &Acceptance<'_>,
+) -> Result<(&'a WindowSegment, Read)> {
+    let place = place_of(root, listed);
+    match trusted_summary(media, layout, listed, &place).await? {
+        Some(records) => Ok((listed, Read::Summary(records))),
+        None => Ok((listed, Read::Walked(walk(media, layout, listed, &place, acceptance).await?))),
     }
 }
 

@@ -9,6 +9,7 @@ use super::death::Death;
 use super::pmem::MappedPmem;
 use super::shared_memory::SharedMemory;
 use super::subject::{Host, HostJournal, Local, NamespacePlan, Serving, Subject};
+use super::usage::check_usage;
 use crate::check::{Staged, check};
 use crate::codec::CodecPool;
 use crate::core::ReplayBounds;
@@ -180,6 +181,10 @@ impl Serving for ServedPool {
     fn stop(&self) -> Local<Result<()>> {
         let pool = self.pool.clone();
         Box::pin(async move { pool.stop().await })
+    }
+
+    fn audit(&self) -> std::result::Result<(), String> {
+        check_usage(self.pool.core())
     }
 
     fn marks(&self) -> Vec<(&'static str, u64)> {

@@ -31,6 +31,7 @@ pub mod sink;
 pub mod subject;
 pub mod sweep;
 pub mod trace;
+pub mod usage;
 pub mod workload;
 pub mod world;
 

@@ -74,6 +74,13 @@ pub trait Serving {
     fn clients(&self) -> Vec<NamespaceClient>;
     /// Stops it cleanly.
     fn stop(&self) -> Local<Result<()>>;
+    /// Whether what it keeps account of is what is there; a sentence that says what is not.
+    ///
+    /// # Errors
+    /// The sentence.
+    fn audit(&self) -> std::result::Result<(), String> {
+        Ok(())
+    }
     /// What it did so far, by name: shows what the runs of a test reached.
     fn marks(&self) -> Vec<(&'static str, u64)>;
 }

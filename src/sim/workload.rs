@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use fastrand::Rng;
 
 use super::content;
+use super::death::Death;
 use super::oracle::{Body, Place};
 use super::sink::{Hosts, Sink, lock};
 use crate::buf::DataBuf;
@@ -163,6 +164,13 @@ impl Desk {
             id
         };
         self.ask(target, RequestKind::Flush, 0, 0, id, None).await
+    }
+
+    /// What must be true is a violation when it is not, unless it is a dead daemon's.
+    pub fn hold(&self, death: &Death, verdict: Result<(), String>) {
+        if let (Err(why), false) = (verdict, death.is_dead()) {
+            lock(&self.hosts).violation(why);
+        }
     }
 
     fn expect_write(&self, target: &Target, bytes: &Range<u64>, body: Body, fua: bool) -> u64 {

@@ -412,6 +412,7 @@ impl Life {
         *serving.borrow_mut() = Some(pool.clone());
         *opening.borrow_mut() = host.death.counts();
         lock(&desk.hosts).oracle.recovered(failure);
+        desk.hold(&host.death, pool.audit());
         let targets: Vec<Target> =
             pool.clients().into_iter().enumerate().map(|(index, client)| Target { index, client }).collect();
         if verify {
@@ -419,9 +420,7 @@ impl Life {
                 read_everything(desk.clone(), target.clone(), rng.fork()).await;
             }
             let torn = lock(&desk.hosts).oracle.check_atoms();
-            if let (Err(why), false) = (torn, host.death.is_dead()) {
-                lock(&desk.hosts).violation(why);
-            }
+            desk.hold(&host.death, torn);
         }
         let clients: Vec<_> = (0..habits.clients)
             .map(|_| {
@@ -432,6 +431,7 @@ impl Life {
         for client in clients {
             client.await;
         }
+        desk.hold(&host.death, pool.audit());
         if stop {
             lock(&desk.hosts).stopping = true;
             return pool.stop().await;

@@ -22,7 +22,7 @@ pub const LAYERS: &[&[&str]] = &[
     &["journal", "cleaner", "core"],
     &["recovery"],
     &["pool"],
-    &["check"],
+    &["check", "advise"],
     &["frontend", "control", "metrics"],
     &["daemon"],
     &["cli", "sim"],

@@ -40,6 +40,7 @@ canaries! {
     staging_not_adopted: Adoption within 200 of Plan::of,
     acknowledged_before_persisted: PersistBeforeAcknowledge within 200 of |seed| Plan::with_journal(seed, false),
     journal_in_leaves_that_no_root_marks: MarkBeforeJournal within 400 of |seed| Plan::with_journal(seed, true),
+    move_without_compare: MoveByCompare within 50 of |seed| Plan::of_kind(seed, Kind::Cramped),
 }
 
 /// Only what a daemon had acknowledged and not flushed can be missing behind a root that names it; and only if the machine

@@ -153,6 +153,32 @@ fn lost_staging_memory_is_refused_in_the_same_boot() {
 }
 
 #[test]
+fn staging_memory_of_another_pool_or_serve_is_refused() {
+    let (place, other) = (Place::with_namespace(), Place::with_namespace());
+    let bytes = sample(1 << 20, 6);
+    let killed = |place: &Place| {
+        let daemon = place.serve();
+        write(place, daemon.uri(), &bytes);
+        daemon.kill();
+        let [file] = <[PathBuf; 1]>::try_from(place.staging_files()).unwrap();
+        file
+    };
+    let older = std::fs::read(killed(&place)).unwrap();
+    let file = killed(&place);
+    let own = std::fs::read(&file).unwrap();
+    let foreign = std::fs::read(killed(&other)).unwrap();
+    for content in [older, foreign] {
+        std::fs::write(&file, content).unwrap();
+        place.serve_fails(&place.pool(), "belongs to another pool file, boot or serve");
+    }
+    // put back
+    std::fs::write(&file, own).unwrap();
+    let daemon = place.serve();
+    assert_eq!(read(&place, daemon.uri(), bytes.len()), bytes);
+    assert_eq!(daemon.terminate(), 0);
+}
+
+#[test]
 fn a_wrong_key_touches_nothing() {
     let place = Place::with_namespace();
     let other = place.text("other-key");

@@ -143,6 +143,51 @@ fn a_full_pool_says_so_and_takes_writes_again_after_a_discard() {
     });
 }
 
+/// Overwrites of one to four blocks at random, for three capacities, in a pool of which seven tenths are live.
+#[test]
+fn random_overwrites_of_a_well_filled_pool_go_on_for_ever() {
+    // 60 segments of 1 MiB; a block takes about 2.1 KiB
+    const BLOCKS: u64 = 60 * 1024 * 7 / 10 * 10 / 21;
+    let (_dir, path) = pool_file();
+    let machine = Machine::default();
+    create(&path, 64 << 20, &machine, spec(BLOCKS));
+    serve(&path, |env, media| async move {
+        let pool = open(&env, &media, &machine).await.unwrap();
+        let client = pool.client("db").unwrap();
+        let write = async |lba: u64, count: u64, version: u64| {
+            let data: Vec<u8> = (lba..lba + count).flat_map(|lba| pattern(lba, version)).collect();
+            ask(&client, WRITE, lba * 4096, count * 4096, Some(data)).await.0.unwrap();
+        };
+        for lba in (0..BLOCKS / 4).map(|n| n * 4) {
+            write(lba, 4, 0).await;
+        }
+        let before = pool.status();
+        let mut versions = vec![0; usize::try_from(BLOCKS).unwrap()];
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut written = 0;
+        while written < 3 * 60 * 1024 / 2 {
+            let count = random.u64(1..=4);
+            let lba = random.u64(0..BLOCKS - count);
+            write(lba, count, written + 1).await;
+            (lba..lba + count).for_each(|lba| versions[usize::try_from(lba).unwrap()] = written + 1);
+            written += count;
+        }
+        let status = pool.status();
+        let host = status.host_written - before.host_written;
+        let medium = status.media_written - before.media_written;
+        assert_eq!((status.no_space, status.corrupt), (0, 0));
+        assert!(status.segments_cleaned > 60 && status.fragments_unpacked > 100, "{status:?}");
+        // half for the data itself, as much again for moves, and roots that are large beside so small a pool
+        assert!(medium * 10 < host * 20, "{medium} bytes to the medium for {host} of the host: {status:?}");
+        for (lba, version) in (0..).zip(versions).take(usize::try_from(BLOCKS / 4 * 4).unwrap()) {
+            let (result, data) = ask(&client, RequestKind::Read, lba * 4096, 4096, None).await;
+            result.unwrap();
+            assert!(data == pattern(lba, version), "LBA {lba}, version {version}");
+        }
+        pool.stop().await.unwrap();
+    });
+}
+
 #[test]
 fn sub_block_writes_merge() {
     let (_dir, path) = pool_file();

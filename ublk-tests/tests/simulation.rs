@@ -129,6 +129,16 @@ fn opening_steps(plan: &Plan, point: Point) -> u64 {
 }
 
 #[test]
+fn one_seed_is_one_run() {
+    for failing in [Failing::Never, Failing::Errors, Failing::Silently] {
+        for seed in 0..8 {
+            let plan = Plan::failing(seed, failing);
+            assert_eq!(green(&plan), green(&plan), "seed {seed} on media that fail {failing}");
+        }
+    }
+}
+
+#[test]
 fn one_seed() {
     let seed = number("PLICA_SIM_SEED", 1);
     let verbose = std::env::var_os("PLICA_SIM_SEED").is_some();

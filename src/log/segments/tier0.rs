@@ -60,7 +60,6 @@ impl SegmentTable {
             born_ns: now_ns,
             total: 0,
             bytes: 0,
-            birth: OpNo(0),
         };
         Some(id)
     }

@@ -59,7 +59,10 @@ impl Cluster {
     /// # Errors
     /// What pg_ctl says.
     pub fn stop(&self) -> Result<()> {
-        self.tool("pg_ctl", &format!("-D {} -w -t 120 -m fast stop", self.data.display())).limit(180).ok().map(|_| ())
+        // pg_ctl waits for its pid file to go, the process still has its directory then
+        let pid = sh(format!("head -n 1 {}/postmaster.pid", self.data.display())).ok()?;
+        self.tool("pg_ctl", &format!("-D {} -w -t 120 -m fast stop", self.data.display())).limit(180).ok()?;
+        sh(format!("while kill -0 {} 2>/dev/null; do sleep 0.05; done", pid.trim())).limit(60).ok().map(|_| ())
     }
 
     /// Kills every process of the server.

@@ -1,0 +1,234 @@
+//! Victim policies against traces of writes: how many blocks are written for each block of the host, in steady state.
+//!
+//! ```text
+//! cargo run --release -p ublk-tests --example cleaner_traces -- [--segments 512] [--blocks 256] [--rounds 6]
+//! ```
+//! Segments hold equal blocks; the cleaner keeps a few segments free and moves what is live to a stream of its own, as the
+//! engine does, and chooses with the engine's own code. The first column is the analytic curve for uniform writes and
+//! large segments (Desnoyers: 1 / (1 - u), where u is the live part of a victim and (u - 1) / ln u the utilization).
+//! With `--check` it ends with an error unless cost-benefit stays within bounds of that and of the others.
+
+use clap::Parser;
+use fastrand::Rng;
+use plica::cleaner::{Candidate, CostBenefit, Fifo, Greedy, VictimPolicy, choose};
+use plica::units::SegmentId;
+
+const UTILIZATIONS: [u32; 6] = [50, 60, 70, 80, 90, 95];
+/// Free segments below which a victim is cleaned.
+const FREE_LOW: usize = 4;
+const NOWHERE: u32 = u32::MAX;
+
+#[derive(Parser)]
+#[command(about = "Write amplification of victim policies under traces of writes")]
+struct Arguments {
+    /// Segments of the store.
+    #[arg(long, default_value_t = 512)]
+    segments: u32,
+    /// Blocks of a segment.
+    #[arg(long, default_value_t = 256)]
+    blocks: u32,
+    /// How often all blocks are written; the last third is measured.
+    #[arg(long, default_value_t = 6)]
+    rounds: u64,
+    /// Fail when cost-benefit is out of bounds.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Where writes go.
+#[derive(Clone, Copy, PartialEq)]
+enum Trace {
+    Uniform,
+    Zipfian(f64),
+    /// Nine of ten writes go to one of ten blocks.
+    HotCold,
+    /// Nine of ten writes go round a ring of a tenth of the blocks, as a database's log does.
+    Circular,
+}
+
+const TRACES: [(&str, Trace); 6] = [
+    ("uniform", Trace::Uniform),
+    ("zipfian 0.8", Trace::Zipfian(0.8)),
+    ("zipfian 0.99", Trace::Zipfian(0.99)),
+    ("zipfian 1.2", Trace::Zipfian(1.2)),
+    ("hot/cold 90/10", Trace::HotCold),
+    ("circular log", Trace::Circular),
+];
+
+/// Draws the blocks that a trace writes.
+struct Writes {
+    trace: Trace,
+    blocks: u32,
+    rng: Rng,
+    at: u32,
+    /// Zipfian: the share of writes that go to ranks up to this one.
+    shares: Vec<f64>,
+    /// Zipfian: the block of each rank, so that hot ones do not lie together.
+    ranks: Vec<u32>,
+}
+
+impl Writes {
+    fn new(trace: Trace, blocks: u32) -> Self {
+        let mut rng = Rng::with_seed(42);
+        let (mut shares, mut ranks) = (Vec::new(), Vec::new());
+        if let Trace::Zipfian(theta) = trace {
+            let mut sum = 0.0;
+            for rank in 1..=blocks {
+                sum += f64::from(rank).powf(-theta);
+                shares.push(sum);
+            }
+            shares.iter_mut().for_each(|share| *share /= sum);
+            ranks = (0..blocks).collect();
+            rng.shuffle(&mut ranks);
+        }
+        Self { trace, blocks, rng, at: 0, shares, ranks }
+    }
+
+    fn next(&mut self) -> u32 {
+        let tenth = self.blocks / 10;
+        match self.trace {
+            Trace::Uniform => self.rng.u32(0..self.blocks),
+            Trace::Zipfian(_) => {
+                let share = self.rng.f64();
+                let rank = self.shares.partition_point(|s| *s < share).min(self.ranks.len() - 1);
+                self.ranks[rank]
+            }
+            Trace::HotCold if self.rng.u8(0..10) < 9 => self.rng.u32(0..tenth),
+            Trace::Circular if self.rng.u8(0..10) < 9 => {
+                self.at = (self.at + 1) % tenth;
+                self.at
+            }
+            Trace::HotCold | Trace::Circular => self.rng.u32(tenth..self.blocks),
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Segment {
+    blocks: Vec<u32>,
+    live: u32,
+    /// When it was filled.
+    filled: Option<u64>,
+}
+
+/// A log of segments with a map.
+struct Store {
+    segments: Vec<Segment>,
+    /// Segment and position of each block.
+    map: Vec<(u32, u32)>,
+    free: Vec<u32>,
+    open: [u32; 2],
+    segment_blocks: u32,
+    now: u64,
+    moved: u64,
+}
+
+impl Store {
+    fn new(segments: u32, segment_blocks: u32, blocks: u32) -> Self {
+        let mut free: Vec<u32> = (0..segments).rev().collect();
+        let open = [free.pop(), free.pop()].map(Option::unwrap_or_default);
+        Self {
+            segments: vec![Segment::default(); segments as usize],
+            map: vec![(NOWHERE, 0); blocks as usize],
+            free,
+            open,
+            segment_blocks,
+            now: 0,
+            moved: 0,
+        }
+    }
+
+    fn append(&mut self, stream: usize, block: u32) {
+        if self.segments[self.open[stream] as usize].blocks.len() == self.segment_blocks as usize {
+            self.segments[self.open[stream] as usize].filled = Some(self.now);
+            self.open[stream] = self.free.pop().unwrap_or_else(|| panic!("out of segments"));
+        }
+        let (old, _) = self.map[block as usize];
+        if old != NOWHERE {
+            self.segments[old as usize].live -= 1;
+        }
+        let segment = &mut self.segments[self.open[stream] as usize];
+        let position = u32::try_from(segment.blocks.len()).unwrap_or(NOWHERE);
+        self.map[block as usize] = (self.open[stream], position);
+        segment.blocks.push(block);
+        segment.live += 1;
+    }
+
+    fn clean(&mut self, policy: &dyn VictimPolicy) {
+        let now = self.now;
+        let sealed = self.segments.iter().enumerate().filter_map(|(id, segment)| Some((id, segment, segment.filled?)));
+        let candidates = sealed.map(|(id, segment, filled)| {
+            let live = f64::from(segment.live) / f64::from(self.segment_blocks);
+            (SegmentId(u32::try_from(id).unwrap_or(NOWHERE)), Candidate { live, age: now - filled })
+        });
+        let Some(victim) = choose(policy, candidates, 1).first().copied() else { panic!("no victim gains anything") };
+        let segment = std::mem::take(&mut self.segments[victim.0 as usize]);
+        self.segments[victim.0 as usize].live = segment.live;
+        for (position, block) in (0..).zip(segment.blocks) {
+            if self.map[block as usize] == (victim.0, position) {
+                self.append(1, block);
+                self.moved += 1;
+            }
+        }
+        self.free.push(victim.0);
+    }
+}
+
+/// Blocks written for each block of the host.
+fn amplification(arguments: &Arguments, trace: Trace, utilization: u32, policy: &dyn VictimPolicy) -> f64 {
+    let blocks = arguments.segments * arguments.blocks / 100 * utilization;
+    let mut store = Store::new(arguments.segments, arguments.blocks, blocks);
+    let mut writes = Writes::new(trace, blocks);
+    let total = u64::from(blocks) * arguments.rounds;
+    let measured_from = total * 2 / 3;
+    let mut moved_before = 0;
+    for step in 0..u64::from(blocks) + total {
+        // once in order, then as the trace says
+        let block = u32::try_from(step).ok().filter(|step| *step < blocks).unwrap_or_else(|| writes.next());
+        store.now += 1;
+        while store.free.len() < FREE_LOW {
+            store.clean(policy);
+        }
+        store.append(0, block);
+        if step == u64::from(blocks) + measured_from {
+            moved_before = store.moved;
+        }
+    }
+    let host = total - measured_from;
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+    let ratio = (host + store.moved - moved_before) as f64 / host as f64;
+    ratio
+}
+
+/// The live part u of a victim satisfies (u - 1) / ln u = utilization; bisected.
+fn analytic(utilization: u32) -> f64 {
+    let wanted = f64::from(utilization) / 100.0;
+    let (mut low, mut high) = (1e-9, 1.0 - 1e-9);
+    for _ in 0..100 {
+        let middle: f64 = f64::midpoint(low, high);
+        if (middle - 1.0) / middle.ln() < wanted { low = middle } else { high = middle }
+    }
+    1.0 / (1.0 - low)
+}
+
+fn main() -> std::process::ExitCode {
+    let arguments = Arguments::parse();
+    let mut good = true;
+    println!("{:<16} {:>5} {:>9} {:>8} {:>8} {:>13}", "trace", "live", "analytic", "FIFO", "greedy", "cost-benefit");
+    for (name, trace) in TRACES {
+        for utilization in UTILIZATIONS {
+            let of = |policy: &dyn VictimPolicy| amplification(&arguments, trace, utilization, policy);
+            let (fifo, greedy, benefit) = (of(&Fifo), of(&Greedy), of(&CostBenefit));
+            let optimum = if trace == Trace::Uniform { format!("{:.2}", analytic(utilization)) } else { "-".into() };
+            println!("{name:<16} {utilization:>4}% {optimum:>9} {fifo:>8.2} {greedy:>8.2} {benefit:>13.2}");
+            // the free segments are not part of the analytic curve's space
+            let bound = if trace == Trace::Uniform { analytic(utilization) * 1.3 } else { greedy.min(fifo) * 1.15 };
+            good &= utilization > 90 || benefit <= bound;
+        }
+    }
+    if arguments.check && !good {
+        eprintln!("cost-benefit is out of bounds");
+        return std::process::ExitCode::FAILURE;
+    }
+    std::process::ExitCode::SUCCESS
+}
