@@ -210,7 +210,8 @@ mod tests {
 
     #[test]
     fn similar_blocks_want_large_units_and_zeros_none() {
-        let similar: Vec<u8> = noise(512, 2).repeat(16 * BLOCK_BYTES / 512);
+        let block = [noise(BLOCK_BYTES / 2, 2), vec![0; BLOCK_BYTES / 2]].concat();
+        let similar = block.repeat(16);
         assert_eq!(best_of(Compression::Zstd, &estimates(&similar)).map(|s| s.unit_blocks), Some(8));
         let zeros = estimates(&vec![0; 16 * BLOCK_BYTES]);
         assert!(zeros.iter().all(|(_, estimate)| estimate.space() < 0.02), "{zeros:?}");

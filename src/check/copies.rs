@@ -2,13 +2,13 @@
 
 use super::report::{Damage, Report};
 use crate::buf::AlignedBuf;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::layout::{COPIES, Layout, ROOT_BYTES};
 use crate::format::namespaces::NamespaceTable;
 use crate::format::root::Root;
 use crate::format::superblock::Superblock;
 use crate::media::Media;
-use crate::pool::{layout_of, read_superblock, read_table};
+use crate::pool::{layout_of, read_superblock, read_table, superblock_may_be_cut, table_copies};
 use crate::recovery::newest_root;
 
 /// Everything outside the segments, as the next start would take it.
@@ -26,20 +26,42 @@ pub(super) struct Fixed {
 /// Something is damaged in both.
 pub(super) async fn read(media: &Media) -> Result<Fixed> {
     let mut report = Report::default();
-    let (superblock, both) = read_superblock(media).await?;
-    if !both {
-        report.add(Damage::new("one of the two superblocks is damaged or differs; the next start repairs it"));
-    }
+    let (superblock, both_superblocks) = read_superblock(media).await?;
     let layout = layout_of(&superblock);
-    let (table, both) = read_table(media, &layout, superblock.pool).await?;
-    if !both {
-        report.add(Damage::new("one of the two namespace tables is damaged or differs; the next start repairs it"));
-    }
+    let (table, both_tables) = read_table(media, &layout, superblock.pool).await?;
     let (root, _) = newest_root(media, &layout, superblock.pool).await?;
     root.check_bounds(superblock.segment_count)?;
+    if !both_superblocks {
+        // the superblock is written when the pool is made, and then as it is or with another journal
+        let cut = root.session.0 == 0 || superblock_may_be_cut(media, !root.clean).await;
+        tell(&mut report, "one of the two superblocks is damaged or differs", cut);
+    }
+    if !both_tables {
+        // a stop is clean only if no write of the table was cut short since the start, which repairs it
+        let cut = !root.clean && may_be_cut(&table_copies(media, &layout, superblock.pool).await);
+        tell(&mut report, "one of the two namespace tables is damaged or differs", cut);
+    }
     read_roots(media, &layout, &root, &mut report).await;
     (report.pool, report.clean) = (superblock.pool.to_string(), root.clean);
     Ok(Fixed { superblock, layout, table, root, report })
+}
+
+/// One copy is not like the other: damage, unless a write that was cut short leaves the same.
+fn tell(report: &mut Report, what: &str, cut: bool) {
+    if cut {
+        report.notes.push(format!("{what}; its write was cut short, or it is damaged: the next start repairs it"));
+    } else {
+        report.add(Damage::new(format!("{what}; the next start repairs it")));
+    }
+}
+
+/// Whether a daemon that died while it wrote the table, the first copy before the second, can have left these.
+fn may_be_cut(copies: &[Result<NamespaceTable>]) -> bool {
+    match copies {
+        [Ok(first), Ok(second)] => first.sequence == second.sequence + 1,
+        [Ok(_), Err(error)] | [Err(error), Ok(_)] => error.kind() != ErrorKind::Io,
+        _ => false,
+    }
 }
 
 /// The copies of the newest root and of the one before it.

@@ -44,11 +44,7 @@ pub(crate) async fn read_superblock(media: &Media) -> Result<(Superblock, bool)>
     if size < 2 * SUPERBLOCK_BYTES as u64 {
         return Err(Error::new(ErrorKind::NotFound, "this is no Plica pool: it is too small to be one"));
     }
-    let first = read_copy(media, 0).await;
-    // the second copy ends with the pool, which may be smaller than the medium
-    let end = first.as_ref().map_or(size, |s| s.pool_bytes.min(size));
-    let second = read_copy(media, end - SUPERBLOCK_BYTES as u64).await;
-    let superblock = match (first, second) {
+    let superblock = match superblock_copies(media, size).await {
         (Ok(a), Ok(b)) if a == b => return finish(media, a, true),
         (Ok(a), Ok(b)) => {
             if a.sequence >= b.sequence {
@@ -73,6 +69,29 @@ pub(crate) async fn read_superblock(media: &Media) -> Result<(Superblock, bool)>
     finish(media, superblock, false)
 }
 
+/// Both copies of the superblock, as they are, on a medium of so many bytes.
+async fn superblock_copies(media: &Media, size: u64) -> (Result<Superblock>, Result<Superblock>) {
+    let first = read_copy(media, 0).await;
+    // the second copy ends with the pool, which may be smaller than the medium
+    let end = first.as_ref().map_or(size, |s| s.pool_bytes.min(size));
+    let second = read_copy(media, end - SUPERBLOCK_BYTES as u64).await;
+    (first, second)
+}
+
+/// Whether a write of the superblock of a pool that is there, the second copy before the first, can have been cut short and
+/// left these: its journal was given to it, or taken away while it was `served`.
+pub(crate) async fn superblock_may_be_cut(media: &Media, served: bool) -> bool {
+    let size = media.size() / SUPERBLOCK_BYTES as u64 * SUPERBLOCK_BYTES as u64;
+    match superblock_copies(media, size).await {
+        (Ok(first), Ok(second)) => second.sequence == first.sequence + 1,
+        (Ok(whole), Err(error)) | (Err(error), Ok(whole)) => {
+            let changes = whole.journal.is_some() || whole.sequence > 1;
+            served && changes && error.kind() != ErrorKind::Io
+        }
+        (Err(_), Err(_)) => false,
+    }
+}
+
 fn finish(media: &Media, superblock: Superblock, both: bool) -> Result<(Superblock, bool)> {
     if superblock.pool_bytes > media.size() {
         let (has, size) = (media.size(), superblock.pool_bytes);
@@ -87,14 +106,20 @@ async fn read_copy(media: &Media, offset: u64) -> Result<Superblock> {
     result.and_then(|()| Superblock::decode(&buf))
 }
 
-/// The namespace table, and whether both copies hold it.
-pub(crate) async fn read_table(media: &Media, layout: &Layout, pool: PoolId) -> Result<(NamespaceTable, bool)> {
+/// Both copies of the namespace table, as they are.
+pub(crate) async fn table_copies(media: &Media, layout: &Layout, pool: PoolId) -> Vec<Result<NamespaceTable>> {
     let mut copies = Vec::with_capacity(COPIES);
     for copy in 0..COPIES {
         let buf = AlignedBuf::zeroed(NAMESPACE_TABLE_BYTES);
         let (buf, result) = media.read(layout.namespace_table(copy), buf, NAMESPACE_TABLE_BYTES).await;
         copies.push(result.and_then(|()| NamespaceTable::decode(&buf, pool)));
     }
+    copies
+}
+
+/// The namespace table, and whether both copies hold it.
+pub(crate) async fn read_table(media: &Media, layout: &Layout, pool: PoolId) -> Result<(NamespaceTable, bool)> {
+    let mut copies = table_copies(media, layout, pool).await;
     match (copies.pop(), copies.pop()) {
         (Some(Ok(b)), Some(Ok(a))) if a == b => Ok((a, true)),
         (Some(Ok(b)), Some(Ok(a))) => Ok((if a.sequence >= b.sequence { a } else { b }, false)),

@@ -17,7 +17,7 @@ mod prepare;
 mod status;
 
 pub use copies::{Inspection, inspect};
-pub(crate) use copies::{layout_of, read_superblock, read_table};
+pub(crate) use copies::{layout_of, read_superblock, read_table, superblock_may_be_cut, table_copies};
 pub use create::{CreateOptions, create};
 pub use journal::{JournalFound, add_journal, give_journal};
 pub use namespaces::NamespaceSpec;

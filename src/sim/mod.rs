@@ -47,6 +47,6 @@ pub use pmem::SimPmem;
 pub use shared_memory::SharedMemory;
 pub use shrink::shrink;
 pub use subject::{Host, NamespacePlan, Serving, Subject};
-pub use sweep::{Steps, interrupted, sweep};
+pub use sweep::{Steps, abandoned, interrupted, sweep};
 pub use trace::Trace;
 pub use world::{Red, Report, run};

@@ -6,6 +6,7 @@
 use super::death::Point;
 use super::plan::{Plan, PlannedDeath};
 use super::subject::Subject;
+use super::workload::Habits;
 use super::world::{Red, Report, run};
 
 /// Which steps a sweep goes through.
@@ -31,6 +32,25 @@ pub fn interrupted(subject: &dyn Subject, seed: u64, power: bool) -> Result<Plan
     let submits = report.lives.first().copied().unwrap_or_default().all[Point::Submit as usize];
     let death = PlannedDeath { at: Some((Point::Submit, submits * 2 / 3)), cut: 500, power };
     Ok(Plan { deaths: vec![death], ..plan })
+}
+
+/// A short run whose first daemon leaves several small batches that no flush covers, and loses power: some of them are
+/// gone, and valid ones lie behind the gap. How many requests the second daemon answers before it dies decides how much
+/// its batch covers, for its successor completes it from shared memory: what a sweep over [`Point::Reply`] goes through.
+#[must_use]
+pub fn abandoned(seed: u64) -> Plan {
+    let plan = Plan::short(seed);
+    // longer pauses than a batch stays open, and few flushes
+    let habits = Habits {
+        clients: 1,
+        requests: 12..16,
+        weights: [0, 12, 1, 0, 0],
+        fua_of_8: 0,
+        pause_ns: 100_000_000,
+        sectors_only: true,
+        ..plan.habits
+    };
+    Plan { habits, deaths: vec![PlannedDeath { power: true, ..TO_THE_END }], ..plan }
 }
 
 /// All runs of a sweep, to be shared out among threads.

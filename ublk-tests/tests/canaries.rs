@@ -1,7 +1,7 @@
 //! The simulator must notice when a rule of the engine is off: each within a stated number of seeds.
 
 use plica::sim::engine::Engine;
-use plica::sim::{Canary, Kind, Plan, Rule, Steps, interrupted, run, sweep};
+use plica::sim::{Canary, Kind, Plan, PlannedDeath, Point, Rule, Steps, abandoned, interrupted, run, sweep};
 
 /// The first seed below `seeds` that notices, and what it says. With the rule on, the same seed must be green.
 fn noticed(rule: Rule, seeds: u64, plan: fn(u64) -> Plan) -> Option<(u64, String)> {
@@ -32,7 +32,6 @@ canaries! {
     checksum_off: Checksum within 200 of Plan::of,
     slot_reused_before_completion: SlotAfterCompletion within 200 of Plan::of,
     clear_segment_reused_early: ClearBeforeReuse within 400 of |seed| Plan { journal: None, ..Plan::of_kind(seed, Kind::Churn) },
-    stale_session_accepted: SessionListed within 1000 of |seed| Plan::of_kind(seed, Kind::Commits),
     root_before_flush: FlushBeforeRoot within 200 of Plan::of,
     flush_joins_a_running_one: FlushAfterCompletion within 200 of Plan::of,
     acknowledged_before_published: PublishBeforeAcknowledge within 200 of Plan::of,
@@ -43,25 +42,45 @@ canaries! {
     move_without_compare: MoveByCompare within 50 of |seed| Plan::of_kind(seed, Kind::Cramped),
 }
 
-/// Only what a daemon had acknowledged and not flushed can be missing behind a root that names it; and only if the machine
-/// dies in the moment between that root and its flush. Random deaths hardly ever come there; a sweep does.
-#[test]
-fn data_after_pointer() {
-    const RUNS: usize = 1500;
+/// The first run of the sweeps that notices, of so many at most. With the rule on, the same run must be green.
+fn swept(rule: Rule, most: usize, sweep_of: fn(u64) -> Vec<Plan>) {
     let mut runs = 0;
     for seed in 0.. {
-        let canary = Canary::without(Rule::DataBeforePointer);
-        let plan = interrupted(&Engine::new(), seed, false).unwrap_or_else(|red| panic!("{red}"));
-        let plans = sweep(&Engine::new(), &plan, Steps::Opening, 3).unwrap_or_else(|red| panic!("{red}"));
+        // the runs that count the steps are to be green
+        let plans = sweep_of(seed);
+        let canary = Canary::without(rule);
         for plan in plans {
             runs += 1;
-            assert!(runs <= RUNS, "DataBeforePointer off: {RUNS} runs do not notice");
+            assert!(runs <= most, "{rule:?} off: {most} runs do not notice");
             if let Err(red) = run(&Engine::new(), &plan) {
                 drop(canary);
                 run(&Engine::new(), &plan).unwrap_or_else(|red| panic!("red with all rules on: {red}"));
-                println!("DataBeforePointer off: noticed at run {runs}, seed {seed}: {}", red.violations.join("; "));
+                println!("{rule:?} off: noticed at run {runs}, seed {seed}: {}", red.violations.join("; "));
                 return;
             }
         }
     }
+}
+
+/// Only what a daemon had acknowledged and not flushed can be missing behind a root that names it; and only if the machine
+/// dies in the moment between that root and its flush. Random deaths hardly ever come there; a sweep does.
+#[test]
+fn data_after_pointer() {
+    swept(Rule::DataBeforePointer, 1500, |seed| {
+        let plan = interrupted(&Engine::new(), seed, false).unwrap_or_else(|red| panic!("{red}"));
+        sweep(&Engine::new(), &plan, Steps::Opening, 3).unwrap_or_else(|red| panic!("{red}"))
+    });
+}
+
+/// A dead session's batch is reached only when what a later one appended ends right where it begins. A daemon that dies
+/// after each of its replies in turn leaves a batch of every length.
+#[test]
+fn stale_session_accepted() {
+    swept(Rule::SessionListed, 600, |seed| {
+        let plans = sweep(&Engine::new(), &abandoned(seed), Steps::Life, 1 << 20);
+        let mut plans = plans.unwrap_or_else(|red| panic!("{red}"));
+        let of_interest = |death: &PlannedDeath| !death.power && matches!(death.at, Some((Point::Reply, _)));
+        plans.retain(|plan| plan.deaths.last().is_some_and(of_interest));
+        plans
+    });
 }

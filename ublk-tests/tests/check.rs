@@ -287,6 +287,42 @@ fn one_lost_copy_is_told_and_hurts_nobody() {
     place.check().done();
 }
 
+/// A daemon that is killed while it writes the table leaves the first copy torn, or newer than the second, or the second
+/// torn. Nobody can tell a torn copy from a damaged one, so nothing is called damage; after a clean stop it is.
+#[test]
+fn a_table_whose_write_was_cut_short_is_no_damage() {
+    const TABLE: usize = 256 << 10;
+    let place = Place::with_namespace();
+    let file = place.medium();
+    let second = file.metadata().unwrap().len() - (260 << 10);
+    let daemon = place.serve();
+    let older = bytes_at(&file, 4096, TABLE);
+    place.on_pool("namespace create", ["other", "--size", "64M"]).done();
+    let newer = bytes_at(&file, 4096, TABLE);
+    assert_ne!(older, newer);
+    assert_eq!(bytes_at(&file, second, TABLE), newer);
+    daemon.kill();
+    let torn = [&newer[..512], &older[512..]].concat();
+    let put = |copies: [&[u8]; 2]| {
+        file.write_all_at(copies[0], 4096).unwrap();
+        file.write_all_at(copies[1], second).unwrap();
+    };
+    for copies in [[&torn, &older], [&newer, &older], [&newer, &torn]] {
+        put(copies.map(Vec::as_slice));
+        let out = place.check().done();
+        assert!(out.contains("note: one of the two namespace tables"), "{out}");
+    }
+    // the second is never the newer one
+    put([&older, &newer]);
+    place.check().failed(1, "no LBA is hurt");
+    put([&newer, &torn]);
+    let daemon = place.serve();
+    assert_eq!(daemon.terminate(), 0);
+    assert!(!place.check().done().contains("namespace tables"));
+    put([&newer, &torn]);
+    place.check().failed(1, "no LBA is hurt");
+}
+
 #[test]
 fn a_truncated_pool_is_refused() {
     let (place, _) = filled();
