@@ -165,11 +165,16 @@ impl Core {
 
     /// Somebody cannot go on without another segment: returns when one may have come free, or none will.
     pub(super) async fn demand_segment(&self) {
-        self.cleaner.pacer.borrow_mut().demand();
-        self.cleaner.wanted.notify_all();
+        self.ask_for_segment();
         if !self.is_hopeless() {
             self.space.notified().await;
         }
+    }
+
+    /// Somebody cannot go on without another segment, and does not wait here.
+    pub(super) fn ask_for_segment(&self) {
+        self.cleaner.pacer.borrow_mut().demand();
+        self.cleaner.wanted.notify_all();
     }
 
     fn credit(&self, bytes: u64) {

@@ -161,10 +161,16 @@ impl Core {
             if self.state.borrow().log.journal.live_blocks() == 0 {
                 break;
             }
-            if !self.destage_one(tier0, &mut workspace).await? {
+            match self.destage_one(tier0, &mut workspace).await {
+                Ok(true) => {}
                 // what it holds is not durable yet
-                let last = self.state.borrow().log.last_op();
-                self.wait_durable(None, last).await?;
+                Ok(false) => {
+                    let last = self.state.borrow().log.last_op();
+                    self.wait_durable(None, last).await?;
+                }
+                // the cleaner may yet make room
+                Err(error) if error.kind() == ErrorKind::NoSpace && !self.is_hopeless() => self.demand_segment().await,
+                Err(error) => return Err(error),
             }
         }
         self.unmark_leaves().await

@@ -170,6 +170,10 @@ impl Core {
                 let leaves = if attempt < 2 { 0 } else { self.leaves_a_checkpoint() };
                 Box::pin(self.checkpoint(leaves)).await?;
                 attempt += 1;
+            } else if purpose == Purpose::Destage {
+                // it holds the stream that the cleaner writes to, and must not wait for the cleaner: tried again later
+                self.ask_for_segment();
+                return Err(Error::new(ErrorKind::NoSpace, "the pool has no space to move the journal's blocks to"));
             } else if purpose == Purpose::Move || self.is_hopeless() {
                 break;
             } else {
