@@ -29,13 +29,17 @@ pub enum Rule {
     MergeByCompare,
     /// Section 4: slots of a dead daemon are adopted.
     Adoption,
+    /// What goes through tier 0 is acknowledged when it is durable.
+    PersistBeforeAcknowledge,
+    /// Tier 0 takes only blocks of leaves that the durable root calls journaled.
+    MarkBeforeJournal,
     /// I8: a MOVE takes only blocks whose entry still is what was read.
     MoveByCompare,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::DataBeforePointer,
         Self::Checksum,
         Self::SlotAfterCompletion,
@@ -46,6 +50,8 @@ impl Rule {
         Self::PublishBeforeAcknowledge,
         Self::MergeByCompare,
         Self::Adoption,
+        Self::PersistBeforeAcknowledge,
+        Self::MarkBeforeJournal,
         Self::MoveByCompare,
     ];
 }

@@ -37,11 +37,13 @@ pub mod env;
 pub mod error;
 pub mod format;
 pub mod frontend;
+pub mod journal;
 pub mod keys;
 pub mod limits;
 pub mod log;
 pub mod map;
 pub mod media;
+pub mod pmem;
 pub mod pool;
 pub mod recovery;
 #[cfg(feature = "sim")]

@@ -18,6 +18,10 @@ pub const GRANULE: u32 = 16;
 pub const SEGMENT_BYTES_MAX: u32 = 4 << 20;
 /// Smallest segment.
 pub const SEGMENT_BYTES_MIN: u32 = 1 << 20;
+/// Bytes of a segment of tier 0: little is kept from reuse by what lives on in it.
+pub const JOURNAL_SEGMENT_BYTES: u32 = 256 << 10;
+/// Fewest segments of a journal: one to append to, some to be emptied.
+pub const JOURNAL_SEGMENTS_MIN: u32 = 16;
 /// Fewest segments in a pool: enough for the streams, the reserve, and some data.
 pub const SEGMENTS_MIN: u32 = 16;
 /// Most segments in a tier: the 24 bits of a map entry.
@@ -53,4 +57,6 @@ const _: () = assert!(SEGMENT_BYTES_MAX / GRANULE <= 1 << 18);
 const _: () = assert!(FRAGMENT_BYTES_MAX == FRAGMENT_BLOCKS_MAX as usize * BLOCK_BYTES);
 // a batch holds at least one whole atomic range, stored raw, with room for headers
 const _: () = assert!(ATOMIC_BYTES * 2 <= SLOT_BYTES as u64);
+// a segment of tier 0 too
+const _: () = assert!(ATOMIC_BYTES * 2 <= JOURNAL_SEGMENT_BYTES as u64);
 const _: () = assert!(SLOT_BYTES * 2 <= SEGMENT_BYTES_MIN as usize);

@@ -56,28 +56,41 @@ impl OpNo {
     }
 }
 
-/// Identity of a pool: 128 random bits, drawn when it is created.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PoolId(pub [u8; 16]);
+macro_rules! identity {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; 16]);
 
-impl fmt::Display for PoolId {
-    /// The usual 8-4-4-4-12 form (RFC 9562).
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, byte) in self.0.iter().enumerate() {
-            if matches!(i, 4 | 6 | 8 | 10) {
-                f.write_str("-")?;
+        impl fmt::Display for $name {
+            /// The usual 8-4-4-4-12 form (RFC 9562).
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                for (i, byte) in self.0.iter().enumerate() {
+                    if matches!(i, 4 | 6 | 8 | 10) {
+                        f.write_str("-")?;
+                    }
+                    write!(f, "{byte:02x}")?;
+                }
+                Ok(())
             }
-            write!(f, "{byte:02x}")?;
         }
-        Ok(())
-    }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    };
 }
 
-impl fmt::Debug for PoolId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+identity!(
+    /// Identity of a pool: 128 random bits, drawn when it is created.
+    PoolId
+);
+identity!(
+    /// Identity of a journal: 128 random bits, drawn when it is given to a pool. All zero is none.
+    JournalId
+);
 
 /// Number of the seal under a data key: never the same twice for one key (I7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -8,7 +8,7 @@ use crate::format::namespaces::NamespaceTable;
 use crate::format::root::Root;
 use crate::format::superblock::Superblock;
 use crate::media::Media;
-use crate::pool::{layout_of, read_superblock, read_table, table_copies};
+use crate::pool::{layout_of, read_superblock, read_table, superblock_may_be_cut, table_copies};
 use crate::recovery::newest_root;
 
 /// Everything outside the segments, as the next start would take it.
@@ -32,8 +32,8 @@ pub(super) async fn read(media: &Media) -> Result<Fixed> {
     let (root, _) = newest_root(media, &layout, superblock.pool).await?;
     root.check_bounds(superblock.segment_count)?;
     if !both_superblocks {
-        // the superblock is written when the pool is made, and then only as it is
-        let cut = root.session.0 == 0;
+        // the superblock is written when the pool is made, and then as it is or with another journal
+        let cut = root.session.0 == 0 || superblock_may_be_cut(media, !root.clean).await;
         tell(&mut report, "one of the two superblocks is damaged or differs", cut);
     }
     if !both_tables {

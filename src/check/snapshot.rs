@@ -69,6 +69,11 @@ impl Snapshot {
         // 3. the directory, and the records since
         let directories = recovery::load_image(&media, &layout, &root, superblock.segment_count).await?;
         let recovered = recovery::scan_window(&media, &layout, &root).await?;
+        let journaled = directories.leaves.values().filter(|image| image.journaled).count();
+        if journaled > 0 {
+            let text = format!("the journal is not looked at: {journaled} leaves that may be newer there are left out");
+            report.notes.push(text);
+        }
         recovered.damage.iter().for_each(|text| report.add(Damage::new(text.clone())));
         let records = recovered.segments.iter().flat_map(|s| &s.records);
         report.totals.replayed_records = records.filter(|r| r.op > root.replay_start).count() as u64;
@@ -108,7 +113,9 @@ impl Snapshot {
         let known = self.names();
         let durable = self.directories.leaves.keys().copied();
         let records = self.recovered.segments.iter().flat_map(|s| &s.records);
-        durable.chain(records.flat_map(map::leaves_written)).filter(|key| known.contains_key(&key.0)).collect()
+        let all = durable.chain(records.flat_map(map::leaves_written));
+        // of a journaled leaf only the journal knows what is newest
+        all.filter(|key| known.contains_key(&key.0) && !self.image(*key).journaled).collect()
     }
 
     /// Records of leaves and images that the root needs.
@@ -141,6 +148,9 @@ impl Snapshot {
 
     /// The bytes from a record's start on, as many as its entry says.
     async fn read(&self, location: &Location) -> Result<Vec<u8>> {
+        if location.tier() != Tier::Ssd {
+            return Err(Error::new(ErrorKind::Unsupported, "it is in the journal, which is not looked at"));
+        }
         if location.segment.0 >= self.superblock.segment_count {
             let text = format!("it points to segment {}, which the pool does not have", location.segment);
             return Err(Error::new(ErrorKind::Corrupt, text));

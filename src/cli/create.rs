@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use super::journal::NewJournalArgs;
 use super::peek::peek;
 use super::pool_args::{KeyArgs, key_is_required};
 use super::{Failure, output, size};
@@ -27,6 +28,7 @@ Examples:
   plica create pool.plica --size 16G --root-key pool.key
   plica create /dev/nvme1n1 --root-key /etc/plica/pool.key --label fast
   plica create pool.plica --size 16G --root-key pool.key --prepare
+  plica create pool.plica --size 16G --root-key pool.key --journal /mnt/pmem/journal:4G
   plica create pool.plica --size 16G --passphrase
   plica create pool.plica --size 16G --passphrase-fd 3 3< passphrase.txt";
 
@@ -56,6 +58,13 @@ pub(super) struct CreateArgs {
     /// faster for it
     #[arg(long)]
     prepare: bool,
+
+    /// A journal for the pool: persistent memory, or a file or block device; a new file with its size
+    #[arg(long, value_name = "PATH[:SIZE]")]
+    journal: Option<String>,
+
+    #[command(flatten)]
+    new_journal: NewJournalArgs,
 
     /// Give up what the file or device holds
     #[arg(long)]
@@ -123,23 +132,29 @@ impl CreateArgs {
         Ok(false)
     }
 
-    fn make(&self, root_key: RootKey, key_source: KeySource) -> Result<Superblock> {
+    fn make(&self, root_key: RootKey, key_source: KeySource) -> Result<Superblock, Failure> {
         let device = Device::open(&self.pool, Access::Write)?;
         check_unused(&device, &self.pool, self.force)?;
-        let mut machine = Machine::with_device(&device)?;
-        let (env, media) = (machine.env(), machine.media());
+        let journal = self.journal.as_ref().map(|text| self.new_journal.open(text, self.force)).transpose()?;
+        let (path, journal) = journal.unzip();
+        let mut machine = Machine::with_devices(&device, journal)?;
+        let (env, media, journal) = (machine.env(), machine.media(), machine.journal());
         let (label, segment_bytes, prepares) = (self.label.clone(), self.segment_size, self.prepare);
-        machine.run(async move {
-            let now_unix = unix_now();
-            let (label, root_key) = (&label, &root_key);
-            let options = CreateOptions { label, segment_bytes, key_source, root_key, pool: None, now_unix };
-            let superblock = create(&env, &media, &options).await?;
-            if prepares {
-                let mut progress = output::Progress::new("preparing");
-                prepare(&media, &superblock, |done, all| progress.at(done, all)).await?;
-            }
-            Ok(superblock)
-        })
+        machine
+            .run(async move {
+                let now_unix = unix_now();
+                let (label, root_key) = (&label, &root_key);
+                let journal = journal.zip(path.as_deref());
+                let options =
+                    CreateOptions { label, segment_bytes, key_source, root_key, pool: None, now_unix, journal };
+                let superblock = create(&env, &media, &options).await?;
+                if prepares {
+                    let mut progress = output::Progress::new("preparing");
+                    prepare(&media, &superblock, |done, all| progress.at(done, all)).await?;
+                }
+                Ok(superblock)
+            })
+            .map_err(|error: Error| error.into())
     }
 
     fn report(&self, superblock: &Superblock) {

@@ -17,6 +17,7 @@ mod check;
 mod create;
 mod dump;
 mod failure;
+mod journal;
 mod key;
 mod namespace;
 mod offline;
@@ -72,6 +73,9 @@ enum Command {
     /// Make, list, serve and destroy the namespaces of a pool
     #[command(subcommand, after_help = namespace::HELP)]
     Namespace(namespace::NamespaceCommand),
+    /// Give a pool a journal in persistent memory, empty it, take it away
+    #[command(subcommand, after_help = journal::HELP)]
+    Journal(journal::JournalCommand),
     /// Serve a pool's namespaces as block devices, in the foreground
     Serve(serve::ServeArgs),
     /// Show what a pool holds and what its daemon does
@@ -100,6 +104,7 @@ impl Cli {
             Command::Key(command) => command.run(),
             Command::Create(args) => args.run(),
             Command::Namespace(command) => command.run(),
+            Command::Journal(command) => command.run(),
             Command::Serve(args) => args.run(),
             Command::Status(args) => args.run(),
             Command::Check(args) => args.run(),
@@ -162,6 +167,11 @@ mod tests {
             "plica serve pool --root-key k",
             "plica serve pool db wal --passphrase-fd 0 --transport nbd --nbd-socket /tmp/s --run-dir /tmp/r --queues 2 \
              --workers 4",
+            "plica create pool --size 1G --root-key k --journal /dev/shm/j:64M --journal-volatile",
+            "plica journal add pool --journal /mnt/pmem/j:8G",
+            "plica journal drain pool",
+            "plica journal remove pool --root-key k --journal j",
+            "plica serve pool --root-key k --journal /mnt/pmem/j --accept-journal-loss",
             "plica status pool",
             "plica status pool --json --run-dir /tmp/r",
             "plica check pool",

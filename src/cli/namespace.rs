@@ -186,7 +186,7 @@ impl CreateArgs {
             Access::Idle(peek) => {
                 let spec = spec_of(&info)?;
                 let made =
-                    with_pool(&self.pool, &peek, &self.key, async move |pool| pool.create_namespace(&spec).await);
+                    with_pool(&self.pool, None, &peek, &self.key, async move |pool| pool.create_namespace(&spec).await);
                 (NamespaceInfo::from(&made?), None)
             }
         };
@@ -256,7 +256,7 @@ impl DestroyArgs {
                 other => return Err(unexpected(&other)),
             },
             Access::Idle(peek) => {
-                with_pool(&self.pool, &peek, &self.key, async move |pool| pool.destroy_namespace(&name).await)?;
+                with_pool(&self.pool, None, &peek, &self.key, async move |pool| pool.destroy_namespace(&name).await)?;
             }
         }
         output::print(&format!("namespace {} destroyed\n", self.name));

@@ -97,6 +97,7 @@ mod tests {
             key_source: KeySource::File,
             key_check: [0; 16],
             label: [0; 64],
+            journal: None,
         }
     }
 

@@ -33,6 +33,7 @@ Examples:
   plica serve pool.plica --root-key pool.key --take-over
   plica serve /dev/nvme1n1 db wal --root-key /etc/plica/pool.key --queues 4
   plica serve pool.plica --passphrase --transport nbd --nbd-socket /tmp/plica.sock --run-dir /dev/shm/plica
+  plica serve pool.plica --root-key pool.key --journal /mnt/pmem1/journal
   nbdinfo 'nbd+unix:///db?socket=/tmp/plica.sock'";
 
 #[derive(Debug, Args)]
@@ -63,6 +64,14 @@ pub(super) struct ServeArgs {
     /// Take a pool over from the daemon that serves it, which stops cleanly first; I/O on its block devices waits meanwhile
     #[arg(long)]
     take_over: bool,
+
+    /// The pool's journal, if it is not where it was when it was given to the pool
+    #[arg(long, value_name = "PATH")]
+    journal: Option<PathBuf>,
+
+    /// Serve the pool although its journal is lost: what was only there is listed, and reads as errors until it is rewritten
+    #[arg(long)]
+    accept_journal_loss: bool,
 
     /// Threads that compress and encrypt [default: one less than there are CPUs; 0 leaves it to the core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=256))]
@@ -96,6 +105,9 @@ impl ServeArgs {
             nbd_socket: self.nbd_socket,
             run_dir: self.pool.run_dir,
             queues: self.queues,
+            journal: peek.superblock.journal,
+            journal_path: self.journal,
+            accept_journal_loss: self.accept_journal_loss,
             workers: self.workers.map_or_else(default_workers, usize::from),
         };
         daemon::serve(options, |event| {

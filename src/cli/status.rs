@@ -11,7 +11,7 @@ use super::{Failure, output, size};
 use crate::control::{Answer, Command, NamespaceInfo, StatusReport};
 use crate::core::scrub::ScrubState;
 use crate::format::superblock::{KeySource, Superblock};
-use crate::pool::{Inspection, NamespaceStatus, PoolStatus};
+use crate::pool::{Inspection, JournalStatus, NamespaceStatus, PoolStatus};
 
 const HELP: &str = "\
 Needs no key. If a daemon serves the pool the figures are its own; otherwise they are read from the pool as its \
@@ -160,7 +160,8 @@ fn running_text(superblock: &Superblock, report: &StatusReport) -> String {
     let mut table = facts(superblock);
     table.row(["state", &format!("served by process {} (plica {})", report.pid, report.daemon)]);
     figures(&mut table, &report.pool);
-    format!("{}\n{}", table.render(), served_list(report))
+    let text = format!("{}\n{}", table.render(), served_list(report));
+    if report.pool.journal.is_some() { format!("{text}\n{}", journal_list(report)) } else { text }
 }
 
 fn figures(table: &mut Table, pool: &PoolStatus) {
@@ -195,9 +196,42 @@ fn figures(table: &mut Table, pool: &PoolStatus) {
     if pool.scrub.state != ScrubState::Never {
         table.row(["scrub", &super::scrub::summary(&pool.scrub)]);
     }
+    if let Some(journal) = &pool.journal {
+        journal_figures(table, journal);
+    }
     if pool.no_space > 0 {
         table.row(["NO SPACE", &format!("{} writes were refused for want of space", pool.no_space)]);
     }
+}
+
+fn journal_figures(table: &mut Table, journal: &JournalStatus) {
+    let JournalStatus { kind, bytes, segments, segments_free, resident, written, destaged_segments, .. } = journal;
+    let free = segments_free * (bytes / (*segments).max(1));
+    let text = format!("{kind}, {}, free {}", size::approximate(*bytes), size::approximate(free));
+    table.row(["journal", &text]);
+    let text = format!(
+        "{} of blocks; {} written, {destaged_segments} segments moved to the pool",
+        size::approximate(*resident),
+        size::approximate(*written)
+    );
+    table.row(["in the journal", &text]);
+}
+
+/// What the journal did for each namespace.
+fn journal_list(report: &StatusReport) -> String {
+    let mut table = Table::new(&[
+        ("JOURNAL OF", Align::Left),
+        ("ACKNOWLEDGED", Align::Right),
+        ("DIED", Align::Right),
+        ("DESTAGED", Align::Right),
+        ("BYPASSED", Align::Right),
+        ("RESIDENT", Align::Right),
+    ]);
+    for NamespaceStatus { name, journal: j, .. } in &report.pool.namespaces {
+        let [a, d, s, b, r] = [j.acknowledged, j.died, j.destaged, j.bypassed, j.resident].map(size::approximate);
+        table.row([name, &a, &d, &s, &b, &r]);
+    }
+    table.render()
 }
 
 fn served_list(report: &StatusReport) -> String {

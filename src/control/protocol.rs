@@ -49,6 +49,11 @@ pub enum Command {
         /// Which.
         name: String,
     },
+    /// Move all that is in the journal to the pool.
+    JournalDrain {
+        /// And do without it from then on.
+        remove: bool,
+    },
     /// Begin to read back and verify everything in use.
     ScrubStart {
         /// Bytes a second, at most.
@@ -341,6 +346,7 @@ mod tests {
             Command::NamespaceDestroy { name: name() },
             Command::NamespaceServe { name: name() },
             Command::NamespaceUnserve { name: name() },
+            Command::JournalDrain { remove: true },
             Command::Stop { devices: BusyDevices::Leave },
         ] {
             let line = encode_request(&request(command.clone())).unwrap();

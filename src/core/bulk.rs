@@ -16,9 +16,9 @@ use std::rc::Rc;
 
 use super::Core;
 use crate::buf::AlignedBuf;
-use crate::format::Location;
 use crate::format::record::RecordHeader;
 use crate::format::root::LeafImage;
+use crate::format::{Location, Tier};
 use crate::limits::{GRANULE, SLOT_BYTES};
 use crate::units::NamespaceId;
 
@@ -66,8 +66,9 @@ impl Core {
             let Some(directory) = state.namespaces.get(&id).map(|n| &n.directory) else { continue };
             let Some(slot) = directory.slot(leaf).filter(|_| directory.needs_load(leaf)) else { continue };
             let image = slot.image;
-            let Some(location) = image.entry.location() else { continue };
-            let staged = state.log.batches.staged(location.segment, location.granule).is_some();
+            // images are on tier 1
+            let Some(location) = image.entry.location().filter(|l| l.tier() == Tier::Ssd) else { continue };
+            let staged = state.log.batches.staged(location.tier(), location.segment, location.granule).is_some();
             if staged || !state.log.segments.contains(location.segment) || !state.loading.insert((id, leaf)) {
                 continue;
             }
@@ -92,10 +93,10 @@ impl Core {
             state.loading.remove(&(id, leaf));
             let start = self.layout.segment(location.segment) + u64::from(location.granule.0 * GRANULE);
             let at = usize::try_from(start - from).unwrap_or(usize::MAX);
-            let place = state.log.place(location.segment, location.granule);
+            let place = state.log.place(location.tier(), location.segment, location.granule);
             let record = buf.get(at..).filter(|_| result.is_ok()).unwrap_or_default();
             let found = RecordHeader::decode_whole(record, &place)
-                .and_then(|(header, payload)| super::leaves::open_leaf((id, leaf), &image, &header, payload, &state));
+                .and_then(|(header, payload)| self.open_leaf((id, leaf), &image, &header, payload, &state));
             if let Ok(found) = found {
                 state.install_leaf(id, leaf, found);
             }

@@ -113,13 +113,26 @@ impl Core {
     /// # Errors
     /// As [`Core::checkpoint`]; then the next start replays.
     pub(crate) async fn checkpoint_clean(self: &Rc<Self>) -> Result<()> {
+        self.checkpoint_all(true).await
+    }
+
+    /// Writes all dirty leaves back and switches to a root that has them; `clean` is what it says of the serve.
+    ///
+    /// # Errors
+    /// As [`Core::checkpoint`].
+    pub(crate) async fn checkpoint_all(self: &Rc<Self>, clean: bool) -> Result<()> {
         self.begin_checkpoint().await;
         let _running = Running(self);
+        self.switch_all(clean).await
+    }
+
+    /// [`Core::checkpoint_all`], within a checkpoint that has begun.
+    pub(super) async fn switch_all(self: &Rc<Self>, clean: bool) -> Result<()> {
         let leaves = self.leaves_a_checkpoint();
         while self.state.borrow().dirty.len() > leaves {
             self.switch_root(leaves, false).await?;
         }
-        self.switch_root(usize::MAX, true).await
+        self.switch_root(usize::MAX, clean).await
     }
 
     /// Whether a checkpoint is under way.
@@ -151,10 +164,11 @@ impl Core {
             return Err(error);
         }
         // 4. the root, in one step
-        let (root, appended, releasing) = {
+        let (root, appended, releasing, marked) = {
             let mut state = self.state.borrow_mut();
             let releasing = std::mem::take(&mut state.root.release);
-            (self.build_root(&mut state, clean), state.log.last_op(), releasing)
+            let marked = state.mark_leaves();
+            (self.build_root(&mut state, clean), state.log.last_op(), releasing, marked)
         };
         // 5. everything that it depends on
         if !canary::is_off(Rule::FlushBeforeRoot) {
@@ -164,6 +178,7 @@ impl Core {
         self.write_root(&root).await?;
         // 7. what follows from it
         self.root_is_durable(&root, &announcing, &releasing);
+        self.state.borrow_mut().leaves_marked(&marked);
         Ok(())
     }
 
@@ -228,10 +243,11 @@ impl Core {
             let state = self.state.borrow();
             let generations: Vec<_> = state.log.segments.iter().map(|(_, info)| info.generation).collect();
             let directory = state.namespaces.iter().flat_map(|(id, n)| {
-                n.directory
-                    .iter()
-                    .filter(|(_, slot)| slot.image.complete != OpNo(0))
-                    .map(|(leaf, slot)| DirectoryChange { namespace: *id, leaf, image: slot.image })
+                n.directory.iter().filter(|(_, slot)| slot.image.is_told()).map(|(leaf, slot)| DirectoryChange {
+                    namespace: *id,
+                    leaf,
+                    image: slot.image,
+                })
             });
             let (bytes, directory_bytes) = encode_image(directory, &generations);
             (bytes, directory_bytes, state.root.sequence + 1)

@@ -31,9 +31,9 @@ use crate::cleaner::victim::GAIN_MIN;
 use crate::cleaner::{Candidate, CostBenefit, Pacer, choose};
 use crate::env::sync::{Notify, yield_now};
 use crate::error::Result;
-use crate::format::Codec;
 use crate::format::record::{RecordBody, RecordHeader, RecordKind, record_bytes};
 use crate::format::summary::{Change, SUMMARY_ENTRY_BYTES, SummaryEntry, decode_summary};
+use crate::format::{Codec, Tier};
 use crate::limits::{BLOCK_SIZE, GRANULE, SLOT_BYTES};
 use crate::log::walk::walk_all;
 use crate::log::{SegmentInfo, SegmentState};
@@ -165,11 +165,16 @@ impl Core {
 
     /// Somebody cannot go on without another segment: returns when one may have come free, or none will.
     pub(super) async fn demand_segment(&self) {
-        self.cleaner.pacer.borrow_mut().demand();
-        self.cleaner.wanted.notify_all();
+        self.ask_for_segment();
         if !self.is_hopeless() {
             self.space.notified().await;
         }
+    }
+
+    /// Somebody cannot go on without another segment, and does not wait here.
+    pub(super) fn ask_for_segment(&self) {
+        self.cleaner.pacer.borrow_mut().demand();
+        self.cleaner.wanted.notify_all();
     }
 
     fn credit(&self, bytes: u64) {
@@ -200,9 +205,9 @@ impl Core {
             if !self.should_clean() {
                 break;
             }
-            self.pin(id);
+            self.pin(Tier::Ssd, id);
             let result = self.clean_segment(id, memory).await;
-            self.unpin(id);
+            self.unpin(Tier::Ssd, id);
             result?;
             self.space.notify_all();
             self.mind_window();
@@ -245,7 +250,7 @@ impl Core {
             self.set_aside(id);
             return Ok(());
         }
-        let place = self.state.borrow().log.place(id, Granule(0));
+        let place = self.state.borrow().log.place(Tier::Ssd, id, Granule(0));
         let records = decode_summary(&memory.bytes, &place).unwrap_or_else(|_| walk_all(&memory.bytes, &place));
         if records.iter().any(|r| matches!(r.change, Change::Other { .. })) {
             return self.clean_leaves(id, &records).await;
@@ -290,7 +295,7 @@ impl Core {
             self.set_aside(id);
             return Ok(());
         };
-        let place = self.state.borrow().log.place(id, Granule(0));
+        let place = self.state.borrow().log.place(Tier::Ssd, id, Granule(0));
         let source = Source { place, bytes: &memory.bytes };
         let destination = Destination { purpose: Purpose::Move, unpack };
         let mut done = Relocated::default();

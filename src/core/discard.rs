@@ -62,7 +62,7 @@ impl Core {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.namespace(id)?;
-        let begun = self.stamp_batch(state);
+        let begun = self.stamp_batch(state, StreamKind::Host);
         let body = RecordBody::Clear { count: group.count };
         let header = RecordHeader { namespace: id, first: group.start, op_delta: 0, stored: 0, body };
         let appended = state.log.append(StreamKind::Host, header, &[], crate::codec::payload_hash(&[]));

@@ -13,6 +13,7 @@ use std::task::{Poll, Waker};
 use super::Core;
 use super::partial::Part;
 use super::request::{Extent, ReplySink, Request, RequestKind};
+use super::tier0::Wrote;
 use crate::env::MailboxReceiver;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
@@ -93,6 +94,11 @@ impl Core {
         spawner.spawn(self.clone().count_usage()).detach();
         spawner.spawn(self.clone().run_scrub()).detach();
         spawner.spawn(self.clone().run_cleaner()).detach();
+        if self.tier0.is_some() {
+            spawner.spawn(self.clone().run_persists()).detach();
+            spawner.spawn(self.clone().run_marks()).detach();
+            spawner.spawn(self.clone().run_destage()).detach();
+        }
     }
 
     async fn run_inbox(self: Rc<Self>, mailbox: MailboxReceiver<(NamespaceId, Request)>, queues: Rc<Queues>) {
@@ -140,42 +146,54 @@ impl Core {
                 namespace.read.add(len);
             }
             RequestKind::Write { fua } => {
-                let op = self.write_request(id, request).await?;
+                let wrote = self.write_request(id, request).await?;
                 self.mind_window();
                 self.stats.host_written.add(len);
                 namespace.written.add(len);
-                self.acknowledge(id, op, fua).await?;
+                self.count_unflushed(id, if fua { None } else { Some(len) });
+                self.acknowledge(id, wrote, fua).await?;
             }
             RequestKind::Flush => {
                 self.stats.flushes.add(1);
                 let op = self.state.borrow().namespace(id)?.last_op;
+                self.count_unflushed(id, None);
                 self.wait_durable(Some(StreamKind::Host), op).await?;
             }
             RequestKind::Discard => {
-                let op = self.clear_request(id, request, false).await?;
+                let wrote = self.clear_request(id, request, false).await?;
                 self.stats.host_discarded.add(len);
                 namespace.discarded.add(len);
-                self.acknowledge(id, op, false).await?;
+                self.acknowledge(id, wrote, false).await?;
             }
             RequestKind::WriteZeroes { fua } => {
-                let op = self.clear_request(id, request, true).await?;
+                let wrote = self.clear_request(id, request, true).await?;
                 namespace.discarded.add(len);
-                self.acknowledge(id, op, fua).await?;
+                self.acknowledge(id, wrote, fua).await?;
             }
             RequestKind::Status => self.status_request(id, request, extents).await?,
         }
         Ok(())
     }
 
-    /// What FLUSH waits for from now on; with `fua` waits itself.
-    async fn acknowledge(self: &Rc<Self>, id: NamespaceId, op: OpNo, fua: bool) -> Result<()> {
+    /// Waits until what went to tier 0 is durable; the rest is what FLUSH waits for from now on, or with `fua` this.
+    async fn acknowledge(self: &Rc<Self>, id: NamespaceId, wrote: Wrote, fua: bool) -> Result<()> {
         if let Some(namespace) = self.state.borrow_mut().namespaces.get_mut(&id) {
-            namespace.last_op = namespace.last_op.max(op);
+            namespace.last_op = namespace.last_op.max(wrote.host);
+        }
+        if wrote.journal > OpNo(0) {
+            self.wait_durable(Some(StreamKind::Journal), wrote.journal).await?;
         }
         if fua {
-            self.wait_durable(Some(StreamKind::Host), op).await?;
+            self.wait_durable(Some(StreamKind::Host), wrote.host).await?;
         }
         Ok(())
+    }
+
+    /// Counts bytes written since the namespace's last flush; `None` is a flush.
+    fn count_unflushed(&self, id: NamespaceId, len: Option<u64>) {
+        if let Some(namespace) = self.state.borrow_mut().namespaces.get_mut(&id) {
+            namespace.unflushed = len.map_or(0, |len| namespace.unflushed + len);
+        }
     }
 
     async fn read_request(self: &Rc<Self>, id: NamespaceId, request: &mut Request) -> Result<()> {
@@ -197,41 +215,41 @@ impl Core {
         Ok(())
     }
 
-    async fn write_request(self: &Rc<Self>, id: NamespaceId, request: &mut Request) -> Result<OpNo> {
+    async fn write_request(self: &Rc<Self>, id: NamespaceId, request: &mut Request) -> Result<Wrote> {
         let Some(data) = request.data.clone().filter(|d| d.bytes().len() as u64 >= request.len) else {
             fail!(Config, "a write needs a buffer at least as long as the write");
         };
         let urgent = request.len <= LARGE_BYTES;
         let span = Span::of(request.offset, request.len);
         let mut at = 0;
-        let mut last = OpNo(0);
+        let mut wrote = Wrote::default();
         if let Some((lba, within)) = span.head {
             let bytes = Some(&data.bytes()[..within.len()]);
             at = within.len();
-            last = self.write_part(id, &Part { lba, within, bytes }).await?;
+            wrote = self.write_part(id, &Part { lba, within, bytes }).await?;
         }
         if span.whole.count > 0 {
-            last = self.write_blocks(id, &data, at, span.whole, urgent).await?;
+            wrote = wrote.and(self.write_blocks(id, &data, at, span.whole, urgent).await?);
             at += usize::try_from(span.whole.count).unwrap_or(usize::MAX) * BLOCK_BYTES;
         }
         if let Some((lba, within)) = span.tail {
             let bytes = Some(&data.bytes()[at..at + within.len()]);
-            last = self.write_part(id, &Part { lba, within, bytes }).await?;
+            wrote = wrote.and(self.write_part(id, &Part { lba, within, bytes }).await?);
         }
-        Ok(last)
+        Ok(wrote)
     }
 
     /// Discards whole blocks; with `exact` zeroes the parts of blocks at both ends too.
-    async fn clear_request(self: &Rc<Self>, id: NamespaceId, request: &Request, exact: bool) -> Result<OpNo> {
+    async fn clear_request(self: &Rc<Self>, id: NamespaceId, request: &Request, exact: bool) -> Result<Wrote> {
         let span = Span::of(request.offset, request.len);
-        let mut last = OpNo(0);
+        let mut wrote = Wrote::default();
         if span.whole.count > 0 {
-            last = self.clear_blocks(id, span.whole).await?;
+            wrote.host = self.clear_blocks(id, span.whole).await?;
         }
         for (lba, within) in span.head.iter().chain(&span.tail).filter(|_| exact).cloned() {
-            last = self.write_part(id, &Part { lba, within, bytes: None }).await?;
+            wrote = wrote.and(self.write_part(id, &Part { lba, within, bytes: None }).await?);
         }
-        Ok(last)
+        Ok(wrote)
     }
 
     async fn status_request(

@@ -20,7 +20,8 @@ impl Core {
     /// [`ErrorKind::ReadOnly`] or the medium's error: then some are not, and never will be.
     pub(super) async fn wait_durable(self: &Rc<Self>, stream: Option<StreamKind>, op: OpNo) -> Result<()> {
         loop {
-            for kind in StreamKind::ALL {
+            // tier 0's batches are always on their way
+            for kind in StreamKind::SSD {
                 let wanted = stream.is_none_or(|s| s == kind);
                 if wanted && self.state.borrow().log.batches.open_holds(kind, op) {
                     self.close_batch(kind);

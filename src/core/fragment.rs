@@ -2,12 +2,15 @@
 
 use std::rc::Rc;
 
+use futures_util::future::Either;
+
 use super::Core;
 use crate::buf::AlignedBuf;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::journal::journal_segment;
 use crate::format::record::{RECORD_HEADER_BYTES, RecordHeader};
-use crate::format::{Entry, Location};
-use crate::limits::GRANULE;
+use crate::format::{Entry, Location, Tier};
+use crate::limits::{BLOCK_BYTES, GRANULE};
 use crate::units::{Lba, NamespaceId, SegmentId};
 
 /// A record in a buffer.
@@ -44,19 +47,32 @@ impl Core {
         mut buf: AlignedBuf,
     ) -> Fetch<impl Future<Output = (AlignedBuf, Result<()>)> + use<>> {
         let state = self.state.borrow();
-        if let Some((batch, offset)) = state.log.batches.staged(location.segment, location.granule) {
+        if let Some((batch, offset)) = state.log.batches.staged(location.tier(), location.segment, location.granule) {
             let len = (batch.length - offset).min(buf.len());
             state.log.memories.load(batch.memory, offset, &mut buf[..len]);
             return Fetch::Staged(buf, 0);
         }
-        let block = u64::from(self.media.block());
-        let start = self.layout.segment(location.segment) + u64::from(location.granule.0 * GRANULE);
+        drop(state);
+        let on_journal = location.tier() == Tier::Pmem;
+        let (segment, block) = match &self.tier0 {
+            Some(_) if on_journal => (journal_segment(location.segment), BLOCK_BYTES as u64),
+            _ => (self.layout.segment(location.segment), u64::from(self.media.block())),
+        };
+        let start = segment + u64::from(location.granule.0 * GRANULE);
         let sector = start & !511;
         let end = (sector + u64::from(location.sectors) * 512).next_multiple_of(block);
         let aligned = start & !(block - 1);
         let len = usize::try_from(end - aligned).unwrap_or(usize::MAX).min(buf.len());
         let at = usize::try_from(start - aligned).unwrap_or(0);
-        Fetch::Reading(self.media.read(aligned, buf, len), at)
+        match &self.tier0 {
+            Some(tier0) if on_journal => {
+                if tier0.journal.load(aligned, &mut buf[..len]) {
+                    return Fetch::Staged(buf, at);
+                }
+                Fetch::Reading(Either::Left(tier0.journal.read(aligned, buf, len)), at)
+            }
+            _ => Fetch::Reading(Either::Right(self.media.read(aligned, buf, len)), at),
+        }
     }
 
     /// Waits for a fetch and verifies the record against its place. The buffer comes back in any case.
@@ -77,7 +93,7 @@ impl Core {
     }
 
     fn verify_record(&self, bytes: &[u8], location: &Location) -> Result<RecordHeader> {
-        let place = self.state.borrow().log.place(location.segment, location.granule);
+        let place = self.state.borrow().log.place(location.tier(), location.segment, location.granule);
         RecordHeader::decode_whole(bytes, &place).map(|(header, _)| header)
     }
 
@@ -93,14 +109,14 @@ impl Core {
     }
 
     /// Keeps a segment from being reused while it is read.
-    pub(super) fn pin(&self, segment: SegmentId) {
-        self.state.borrow_mut().log.segments.get_mut(segment).pins += 1;
+    pub(super) fn pin(&self, tier: Tier, segment: SegmentId) {
+        self.state.borrow_mut().log.table_mut(tier).get_mut(segment).pins += 1;
     }
 
     /// Lets go of a segment.
-    pub(super) fn unpin(&self, segment: SegmentId) {
+    pub(super) fn unpin(&self, tier: Tier, segment: SegmentId) {
         let mut state = self.state.borrow_mut();
-        let info = state.log.segments.get_mut(segment);
+        let info = state.log.table_mut(tier).get_mut(segment);
         debug_assert!(info.pins > 0, "segment {segment} is not pinned");
         info.pins -= 1;
     }

@@ -9,10 +9,10 @@ use super::Core;
 use super::room::Purpose;
 use super::state::{State, gone};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::Location;
 use crate::format::leaf::{LEAF_BYTES, decode_leaf, encode_leaf};
 use crate::format::record::{RecordBody, RecordHeader, record_bytes};
 use crate::format::root::LeafImage;
+use crate::format::{Entry, Location, Tier};
 use crate::limits::GRANULE;
 use crate::log::StreamKind;
 use crate::map::{Leaf, first_lba};
@@ -80,7 +80,36 @@ impl Core {
             e.within(format!("leaf {leaf} of namespace {id} at {:?}", image.entry))
         });
         let (header, bytes) = header.inspect_err(|e| tracing::error!("{e}"))?;
-        open_leaf((id, leaf), &image, &header, &bytes, &self.state.borrow()).map(Some)
+        self.open_leaf((id, leaf), &image, &header, &bytes, &self.state.borrow()).map(Some)
+    }
+
+    /// The leaf that a record holds, if it is the one that the directory names.
+    ///
+    /// # Errors
+    /// It is another one, or points to where nothing can be.
+    pub(super) fn open_leaf(
+        &self,
+        (id, leaf): (NamespaceId, u32),
+        image: &LeafImage,
+        header: &RecordHeader,
+        payload: &[u8],
+        state: &State,
+    ) -> Result<Leaf> {
+        let RecordBody::Leaf { complete } = header.body else {
+            return Err(Error::corrupt("leaf", "kind", 4, header.kind() as u64));
+        };
+        if header.namespace != id || header.first != first_lba(leaf) || complete != image.complete.0 {
+            return Err(Error::corrupt("leaf", "first LBA", first_lba(leaf).0, header.first.0));
+        }
+        let mut entries = decode_leaf(payload)?;
+        if self.tier0.is_none() {
+            // the pool was opened without its journal, and what was there is lost
+            entries.iter_mut().filter(|e| e.tier() == Some(Tier::Pmem)).for_each(|entry| *entry = Entry::LOST);
+        }
+        if let Some(entry) = entries.iter().find(|entry| !state.log.contains(**entry)) {
+            return Err(Error::corrupt("leaf", "segment", state.log.segments.count() as u64, entry.0));
+        }
+        Ok(Leaf { entries, dirty_since: None })
     }
 
     /// Reads and verifies a metadata record that fits a fragment buffer; returns its header and payload.
@@ -88,10 +117,10 @@ impl Core {
         let mut bufs = Vec::with_capacity(1);
         self.leaf_bufs.take(1, &mut bufs).await;
         let Some(buf) = bufs.pop() else { unreachable!("one was taken") };
-        self.pin(location.segment);
+        self.pin(location.tier(), location.segment);
         let fetch = self.start_fetch(location, buf);
         let (header, buf, at) = self.finish_fetch(fetch, location).await;
-        self.unpin(location.segment);
+        self.unpin(location.tier(), location.segment);
         let result = header.map(|header| {
             let start = at + crate::format::record::RECORD_HEADER_BYTES;
             (header, buf[start..start + usize::from(header.stored)].to_vec())
@@ -193,6 +222,7 @@ impl Core {
         let mut state = self.state.borrow_mut();
         let now = state.log.last_op();
         state.log.segments.usage_counted(now);
+        state.log.journal.usage_counted(now);
     }
 
     fn next_uncounted(&self, id: NamespaceId, next: &mut u32) -> Option<Vec<u32>> {
@@ -207,31 +237,6 @@ impl Core {
         }
         (!leaves.is_empty()).then_some(leaves)
     }
-}
-
-/// The leaf that a record holds, if it is the one that the directory names.
-///
-/// # Errors
-/// It is another one, or points to where nothing can be.
-pub(super) fn open_leaf(
-    (id, leaf): (NamespaceId, u32),
-    image: &LeafImage,
-    header: &RecordHeader,
-    payload: &[u8],
-    state: &State,
-) -> Result<Leaf> {
-    let RecordBody::Leaf { complete } = header.body else {
-        return Err(Error::corrupt("leaf", "kind", 4, header.kind() as u64));
-    };
-    if header.namespace != id || header.first != first_lba(leaf) || complete != image.complete.0 {
-        return Err(Error::corrupt("leaf", "first LBA", first_lba(leaf).0, header.first.0));
-    }
-    let entries = decode_leaf(payload)?;
-    let segments = &state.log.segments;
-    if let Some(entry) = entries.iter().find(|e| e.segment().is_some_and(|s| !segments.contains(s))) {
-        return Err(Error::corrupt("leaf", "segment", segments.count() as u64, entry.0));
-    }
-    Ok(Leaf { entries, dirty_since: None })
 }
 
 /// Appends the image of a leaf in memory; room was made. One await-free step (I12). Returns whether there was one.
@@ -251,7 +256,11 @@ fn append_leaf(state: &mut super::State, id: NamespaceId, index: u32) -> bool {
     };
     let appended = state.log.append(StreamKind::Leaf, header, &bytes, crate::codec::payload_hash(&bytes));
     leaf.dirty_since = None;
-    let old = std::mem::replace(&mut slot.image, LeafImage { entry: appended.entry, complete });
+    // nothing of the leaf is on tier 0: from here on nothing goes there until a root calls it journaled again
+    let cooled = slot.takes_journal && leaf.entries.iter().all(|entry| entry.tier() != Some(Tier::Pmem));
+    slot.takes_journal &= !cooled;
+    let image = LeafImage { entry: appended.entry, complete, journaled: slot.image.journaled && !cooled };
+    let old = std::mem::replace(&mut slot.image, image);
     state.log.segments.add_live(appended.segment);
     state.root.release.extend(old.entry.segment());
     state.root.directory.insert((id, index), slot.image);

@@ -5,6 +5,7 @@
 //!                         ├─► read  ─► fragment (staged memory or one device read) ─► codec ─► reply
 //!                         ├─► discard (CLEAR records)      └─ flush: durability of batches
 //!                         └─► partial (sub-block writes by compare)
+//!   tier 0 (if there is a journal): small hot writes ─► persisted, a group at a time ─► acknowledge
 //!   background: batch timer · leaf write-back and roots (checkpoint) · usage count · cleaner (clean, relocate, unpack)
 //! ```
 //!
@@ -20,6 +21,7 @@ mod bulk;
 mod checkpoint;
 mod clean;
 mod commit;
+mod destage;
 mod discard;
 mod dispatch;
 mod flush;
@@ -36,6 +38,7 @@ pub mod scrub;
 mod seal_segment;
 mod state;
 mod stats;
+mod tier0;
 mod unpack;
 mod window;
 mod write;
@@ -46,6 +49,7 @@ use std::rc::Rc;
 pub use latch::Latch;
 pub use state::{Namespace, RootState, State};
 pub use stats::{NamespaceStats, Stats};
+pub use tier0::Tier0;
 pub use window::ReplayBounds;
 
 use crate::buf::BufPool;
@@ -55,6 +59,7 @@ use crate::env::sync::Notify;
 use crate::format::layout::Layout;
 use crate::limits::{BLOCK_BYTES, FRAGMENT_BYTES_MAX};
 use crate::media::Media;
+use crate::pmem::Journal;
 use crate::units::{PoolId, SealNo, SessionId};
 
 /// Bytes of a buffer for one fragment: its largest record, unaligned at both ends.
@@ -70,7 +75,9 @@ pub struct Core {
     pub env: Env,
     /// The pool's medium.
     pub media: Media,
-    /// Where things are on it.
+    /// Tier 0, if the pool has a journal.
+    pub tier0: Option<Tier0>,
+    /// Where things are on the medium.
     pub layout: Layout,
     /// Identity.
     pub pool: PoolId,
@@ -125,6 +132,7 @@ impl Core {
     pub fn new(
         env: Env,
         media: Media,
+        journal: Option<Journal>,
         layout: Layout,
         pool: PoolId,
         session: SessionId,
@@ -136,6 +144,7 @@ impl Core {
         Rc::new(Self {
             env,
             media,
+            tier0: journal.map(Tier0::new),
             layout,
             pool,
             session,

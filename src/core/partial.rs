@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Core;
-use super::room::Purpose;
+use super::tier0::Wrote;
 use crate::buf::DataBuf;
 use crate::canary::{self, Rule};
 use crate::codec::EncodeJob;
@@ -18,7 +18,7 @@ use crate::format::Entry;
 use crate::format::record::{RecordBody, RecordHeader, record_bytes};
 use crate::limits::BLOCK_BYTES;
 use crate::log::StreamKind;
-use crate::units::{Lba, LbaRange, NamespaceId, OpNo};
+use crate::units::{Lba, LbaRange, NamespaceId};
 
 /// Rounds before full-block writes have to wait.
 const TRIES: usize = 3;
@@ -54,7 +54,7 @@ impl Core {
     ///
     /// # Errors
     /// The block cannot be read, no space, the latch, the namespace gone.
-    pub(super) async fn write_part(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>) -> Result<OpNo> {
+    pub(super) async fn write_part(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>) -> Result<Wrote> {
         let block = (id, part.lba);
         while !self.state.borrow_mut().latched.insert(block) {
             self.released.notified().await;
@@ -64,31 +64,32 @@ impl Core {
             if round == TRIES {
                 self.state.borrow_mut().reserved.insert(block);
             }
-            if let Some(op) = self.try_part(id, part).await? {
-                return Ok(op);
+            if let Some(wrote) = self.try_part(id, part).await? {
+                return Ok(wrote);
             }
         }
         unreachable!("a reserved block changes under nobody")
     }
 
     /// One round: `None` when the block changed meanwhile.
-    async fn try_part(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>) -> Result<Option<OpNo>> {
+    async fn try_part(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>) -> Result<Option<Wrote>> {
         self.latch.check()?;
         self.pace().await;
         let range = LbaRange { start: part.lba, count: 1 };
         self.know(id, range).await?;
         // 1. read; the pin keeps the entry from meaning anything else until the compare
         let seen = self.state.borrow().namespace(id)?.directory.get(part.lba);
-        let pinned = seen.segment();
-        pinned.into_iter().for_each(|segment| self.pin(segment));
+        let pinned = seen.place();
+        pinned.into_iter().for_each(|(tier, segment)| self.pin(tier, segment));
         let result = self.merge_and_append(id, part, seen).await;
-        pinned.into_iter().for_each(|segment| self.unpin(segment));
+        pinned.into_iter().for_each(|(tier, segment)| self.unpin(tier, segment));
         result
     }
 
-    async fn merge_and_append(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>, seen: Entry) -> Result<Option<OpNo>> {
+    async fn merge_and_append(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>, seen: Entry) -> Result<Option<Wrote>> {
         let mut block = DataBuf::zeroed(BLOCK_BYTES);
-        self.read_blocks(id, LbaRange { start: part.lba, count: 1 }, block.bytes_mut(), true).await?;
+        let range = LbaRange { start: part.lba, count: 1 };
+        self.read_blocks(id, range, block.bytes_mut(), true).await?;
         // 2. merge
         let target = &mut block.bytes_mut()[part.within.clone()];
         match part.bytes {
@@ -120,10 +121,10 @@ impl Core {
         let (out, encoded) = self.codec.encode(job).await;
         let result = match encoded {
             Err(error) => Err(error),
-            Ok(encoded) => match self.make_room(Purpose::Write, record_bytes(encoded.stored), 1).await {
+            Ok(encoded) => match self.make_room_somewhere(id, range, 1, record_bytes(encoded.stored), 1).await {
                 Err(error) => Err(error),
                 // 4. compare and append, in one step (I8, I12)
-                Ok(()) => self.append_if_unchanged(id, part.lba, seen, |header| {
+                Ok(kind) => self.append_if_unchanged(id, part.lba, seen, kind, |header| {
                     let body = RecordBody::Fragment { moved: false, codec: encoded.codec, count: 1, mask: 1, seal };
                     (RecordHeader { body, ..header }, &out[..encoded.stored], encoded.hash)
                 }),
@@ -138,28 +139,33 @@ impl Core {
         id: NamespaceId,
         lba: Lba,
         seen: Entry,
+        kind: StreamKind,
         record: impl FnOnce(RecordHeader) -> (RecordHeader, &'a [u8], u64),
-    ) -> Result<Option<OpNo>> {
+    ) -> Result<Option<Wrote>> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         if state.namespace(id)?.directory.get(lba) != seen && !canary::is_off(Rule::MergeByCompare) {
             return Ok(None);
         }
-        let begun = self.stamp_batch(state);
+        let begun = self.stamp_batch(state, kind);
         let blank =
             RecordHeader { namespace: id, first: lba, op_delta: 0, stored: 0, body: RecordBody::Clear { count: 1 } };
         let (header, payload, hash) = record(blank);
-        let appended = state.log.append(StreamKind::Host, header, payload, hash);
+        let appended = state.log.append(kind, header, payload, hash);
         state.set(id, lba, appended.entry, appended.op);
-        state.log.publish(StreamKind::Host);
+        state.log.publish(kind);
         let stored = payload.len() as u64;
         self.stats.stored.add(stored);
-        state.namespace(id)?.stats.stored.add(stored);
+        let stats = &state.namespace(id)?.stats;
+        stats.stored.add(stored);
+        if self.tier0.is_some() {
+            stats.count_journal(kind, BLOCK_BYTES as u64);
+        }
         drop(guard);
         if begun {
-            self.batch_begun.notify_all();
+            self.batch_has_begun(kind);
         }
-        Ok(Some(appended.op))
+        Ok(Some(Wrote::one(kind, appended.op)))
     }
 
     /// Whether a full-block write of the range has to wait for a sub-block write.

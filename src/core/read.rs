@@ -60,6 +60,8 @@ impl Core {
         let wanted = usize::try_from(piece.count).unwrap_or(usize::MAX) + 1;
         self.bufs.take(wanted, &mut bufs).await;
         let mut scratch = bufs.pop();
+        // what a host has seen survives the daemon: of tier 0 only what is durable does
+        self.durable.until(|| !self.has_unpersisted(id, piece)).await;
         let mut result = Ok(());
         match self.sample(id, piece) {
             Err(error) => result = Err(error),
@@ -99,8 +101,8 @@ impl Core {
             }
             runs.push(Run { lba, count: 1, entry });
         }
-        for segment in runs.iter().filter_map(|run| data_location(run.entry)).map(|l| l.segment) {
-            state.log.segments.get_mut(segment).pins += 1;
+        for location in runs.iter().filter_map(|run| data_location(run.entry)) {
+            state.log.table_mut(location.tier()).get_mut(location.segment).pins += 1;
         }
         Ok((runs, namespace.sealer.clone()))
     }
@@ -135,7 +137,7 @@ impl Core {
             return Ok(());
         };
         let (header, buf, at) = self.finish_fetch(fetch, &location).await;
-        self.unpin(location.segment);
+        self.unpin(location.tier(), location.segment);
         let opened = match header {
             Err(error) => Err((error, buf)),
             Ok(header) => match header.check_fragment(id, run.lba, &location) {

@@ -34,8 +34,8 @@ use crate::codec::payload_hash;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::{Place, RECORD_HEADER_BYTES, RecordBody, RecordHeader, record_bytes};
 use crate::format::summary::{Change, SummaryEntry};
-use crate::format::{Codec, Entry};
-use crate::limits::GRANULE;
+use crate::format::{Codec, Entry, Tier};
+use crate::limits::{BLOCK_SIZE, GRANULE};
 use crate::units::{Lba, LbaRange, NamespaceId};
 
 /// A segment to move from.
@@ -224,6 +224,9 @@ impl Core {
         }
         let body = RecordBody::Fragment { moved: true, codec, count, mask, seal };
         let header = RecordHeader { body, op_delta: 0, ..*header };
+        if old(0).tier() == Some(Tier::Pmem) {
+            namespace.stats.journal_destaged.add(u64::from(mask.count_ones()) * u64::from(BLOCK_SIZE));
+        }
         let appended = state.log.append(purpose.stream(), header, payload, hash);
         for index in (0..count).filter(|index| mask >> index & 1 == 1) {
             let lba = Lba(header.first.0 + u64::from(index));

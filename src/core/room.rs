@@ -37,6 +37,8 @@ pub(super) enum Purpose {
     Clear,
     /// A relocation: what makes room too, once its source is free.
     Move,
+    /// A relocation from tier 0: as a host's data, of which it is.
+    Destage,
     /// Leaves and images.
     Metadata,
 }
@@ -45,14 +47,14 @@ impl Purpose {
     pub(super) fn stream(self) -> StreamKind {
         match self {
             Self::Write | Self::Clear => StreamKind::Host,
-            Self::Move => StreamKind::Move,
+            Self::Move | Self::Destage => StreamKind::Move,
             Self::Metadata => StreamKind::Leaf,
         }
     }
 
     fn reserve(self) -> usize {
         match self {
-            Self::Write => RESERVE_SEGMENTS,
+            Self::Write | Self::Destage => RESERVE_SEGMENTS,
             Self::Clear => RESERVE_FOR_MOVES,
             Self::Move => RESERVE_FOR_METADATA,
             Self::Metadata => 0,
@@ -168,6 +170,10 @@ impl Core {
                 let leaves = if attempt < 2 { 0 } else { self.leaves_a_checkpoint() };
                 Box::pin(self.checkpoint(leaves)).await?;
                 attempt += 1;
+            } else if purpose == Purpose::Destage {
+                // it holds the stream that the cleaner writes to, and must not wait for the cleaner: tried again later
+                self.ask_for_segment();
+                return Err(Error::new(ErrorKind::NoSpace, "the pool has no space to move the journal's blocks to"));
             } else if purpose == Purpose::Move || self.is_hopeless() {
                 break;
             } else {
@@ -197,6 +203,7 @@ impl Core {
             return None;
         }
         let id = segments.take_announced()?;
+        segments.get_mut(id).born_ns = self.env.now_ns();
         debug_assert_eq!(segments.get(id).state, SegmentState::Open);
         Some(id)
     }

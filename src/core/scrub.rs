@@ -22,6 +22,7 @@ use crate::buf::AlignedBuf;
 use crate::env::sync::Notify;
 use crate::error::{Error, Result};
 use crate::fail;
+use crate::format::Tier;
 use crate::format::record::{Place, RecordHeader, RecordKind};
 use crate::format::summary::{Change, SummaryEntry, decode_summary};
 use crate::limits::{GRANULE, SLOT_BYTES};
@@ -183,11 +184,11 @@ impl Core {
         if is_open && (end == 0 || self.wait_durable(None, last).await.is_err()) {
             return;
         }
-        self.pin(id);
+        self.pin(Tier::Ssd, id);
         let listed = self.open_records(id, end);
         self.read_slowly(id, bytes, piece).await;
         bytes[end as usize..].fill(0);
-        let place = self.state.borrow().log.place(id, Granule(0));
+        let place = self.state.borrow().log.place(Tier::Ssd, id, Granule(0));
         let records = match listed {
             Some(records) => records,
             None => decode_summary(bytes, &place).unwrap_or_else(|_| walk_all(bytes, &place)),
@@ -195,7 +196,7 @@ impl Core {
         for record in &records {
             self.scrub_record(record, bytes, &place).await;
         }
-        self.unpin(id);
+        self.unpin(Tier::Ssd, id);
         if self.scrub.mending.take()
             && let Err(error) = self.checkpoint(self.leaves_a_checkpoint()).await
         {
@@ -206,7 +207,7 @@ impl Core {
     /// The records of a segment that a stream appends to, as far as they are before `end`.
     fn open_records(&self, id: SegmentId, end: u32) -> Option<Vec<SummaryEntry>> {
         let state = self.state.borrow();
-        let mut open = StreamKind::ALL.iter().filter_map(|kind| state.log.stream(*kind).segment.as_ref());
+        let mut open = StreamKind::SSD.iter().filter_map(|kind| state.log.stream(*kind).segment.as_ref());
         let open = open.find(|open| open.id == id)?;
         let before = |record: &&SummaryEntry| granule_of(record).is_some_and(|g| g.0 * GRANULE < end);
         Some(open.summary.iter().filter(before).copied().collect())
@@ -276,7 +277,7 @@ impl Core {
             }
             let state = self.state.borrow();
             let entry = state.namespace(id).map(|n| n.directory.get(lba)).unwrap_or_default();
-            if entry.location().is_some_and(|l| (l.segment, l.granule) == (segment, granule)) {
+            if entry.location().is_some_and(|l| (l.tier(), l.segment, l.granule) == (Tier::Ssd, segment, granule)) {
                 first = first.or(Some(lba.0));
                 hurt += 1;
             }
@@ -297,7 +298,7 @@ impl Core {
         problem: &Error,
     ) {
         let is_here = |entry: crate::format::Entry| {
-            entry.location().is_some_and(|l| (l.segment, l.granule) == (segment, granule))
+            entry.location().is_some_and(|l| (l.tier(), l.segment, l.granule) == (Tier::Ssd, segment, granule))
         };
         let (id, leaf) = (record.namespace, leaf_of(record.first));
         let mut state = self.state.borrow_mut();

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::Core;
 use crate::buf::AlignedBuf;
 use crate::env::reactor::IoBuf;
+use crate::format::Tier;
 use crate::format::summary::{encode_summary, summary_bytes};
 use crate::limits::BLOCK_BYTES;
 use crate::log::segments::SummaryState;
@@ -46,7 +47,7 @@ impl Core {
         let bytes = summary_bytes(open.summary.len()).next_multiple_of(BLOCK_BYTES);
         let mut tail = AlignedBuf::zeroed(bytes);
         let segment_bytes = u64::from(self.layout.segment_bytes);
-        let place = self.state.borrow().log.place(open.id, Granule(0));
+        let place = self.state.borrow().log.place(Tier::Ssd, open.id, Granule(0));
         encode_summary(&open.summary, &place, &mut tail);
         let offset = self.layout.segment(open.id) + segment_bytes - bytes as u64;
         let result = self.media.write(offset, IoBuf::Owned(tail), bytes).await.1;
@@ -65,7 +66,9 @@ impl Core {
     fn has_unwritten(&self, segment: SegmentId) -> bool {
         let state = self.state.borrow();
         let unwritten = |b: &crate::log::Batch| {
-            b.place.segment == segment && matches!(b.state, BatchState::Open | BatchState::Closed)
+            b.place.tier == Tier::Ssd
+                && b.place.segment == segment
+                && matches!(b.state, BatchState::Open | BatchState::Closed)
         };
         state.log.batches.iter().any(unwritten)
     }

@@ -11,9 +11,10 @@ use std::sync::atomic::AtomicU64;
 use super::stats::NamespaceStats;
 use crate::codec::Sealer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::Entry;
 use crate::format::namespaces::{NamespaceEntry, NamespaceTable};
 use crate::format::root::{LeafImage, Lifetime, WindowSession};
+use crate::format::{Entry, Tier};
+use crate::limits::BLOCK_SIZE;
 use crate::log::Log;
 use crate::map::{Directory, DirtyQueue, Leaf};
 use crate::units::{Generation, Lba, NamespaceId, OpNo, SegmentId};
@@ -28,8 +29,12 @@ pub struct Namespace {
     pub sealer: Arc<Sealer>,
     /// Size in bytes, shared with front ends.
     pub size: Arc<AtomicU64>,
-    /// Its last acknowledged operation: what FLUSH waits for.
+    /// Its last acknowledged operation on tier 1: what FLUSH waits for. What went to tier 0 was acknowledged when durable.
     pub last_op: OpNo,
+    /// Bytes written since its last flush: how it uses its disk.
+    pub unflushed: u64,
+    /// Blocks of known leaves that are on tier 0.
+    pub on_journal: u64,
     /// Counters.
     pub stats: Rc<NamespaceStats>,
 }
@@ -59,6 +64,8 @@ pub struct RootState {
     pub segments: BTreeMap<SegmentId, Generation>,
     /// Segments of images that the next durable root no longer names.
     pub release: Vec<SegmentId>,
+    /// Leaves that the next root shall call journaled.
+    pub marks: BTreeSet<(NamespaceId, u32)>,
 }
 
 /// All that changes.
@@ -98,21 +105,22 @@ impl State {
             self.dirty.push(id, crate::map::leaf_of(lba), op);
         }
         self.dirty.count_changes(1);
-        if let Some(segment) = entry.segment() {
-            self.log.segments.add_live(segment);
-        }
-        if let Some(segment) = old.segment() {
-            self.log.segments.drop_live(segment, op);
-        }
+        let on_journal = |entry: Entry| u64::from(entry.tier() == Some(Tier::Pmem));
+        namespace.on_journal += on_journal(entry);
+        namespace.on_journal -= on_journal(old);
+        namespace.stats.journal_left.add(on_journal(old) * u64::from(BLOCK_SIZE));
+        self.log.add_live(entry);
+        self.log.drop_live(old, op);
     }
 
     /// A leaf came from media: it is known from now on, and what it points to is live.
     pub fn install_leaf(&mut self, id: NamespaceId, leaf: u32, loaded: Leaf) {
-        let Some(slot) = self.namespaces.get_mut(&id).and_then(|n| n.directory.slot_mut(leaf)) else { return };
+        let Some(namespace) = self.namespaces.get_mut(&id) else { return };
+        let Some(slot) = namespace.directory.slot_mut(leaf) else { return };
         if slot.leaf.is_none() {
-            for segment in loaded.entries.iter().filter_map(|e| e.segment()) {
-                self.log.segments.add_live(segment);
-            }
+            let on_journal = loaded.entries.iter().filter(|entry| entry.tier() == Some(Tier::Pmem)).count();
+            namespace.on_journal += on_journal as u64;
+            loaded.entries.iter().for_each(|entry| self.log.add_live(*entry));
             slot.leaf = Some(loaded);
         }
     }
@@ -125,6 +133,27 @@ impl State {
         if known.dirty_since.is_none() {
             known.dirty_since = Some(now);
             self.dirty.push(id, leaf, now);
+        }
+    }
+
+    /// Calls the leaves journaled that are to be, in the root that is being built. Returns them.
+    pub fn mark_leaves(&mut self) -> BTreeSet<(NamespaceId, u32)> {
+        let marks = std::mem::take(&mut self.root.marks);
+        for (id, leaf) in &marks {
+            if let Some(slot) = self.namespaces.get_mut(id).and_then(|n| n.directory.slot_mut(*leaf)) {
+                slot.image.journaled = true;
+                self.root.directory.insert((*id, *leaf), slot.image);
+            }
+        }
+        marks
+    }
+
+    /// The root that calls these leaves journaled is durable: blocks of them may go to tier 0.
+    pub fn leaves_marked(&mut self, marked: &BTreeSet<(NamespaceId, u32)>) {
+        for (id, leaf) in marked {
+            if let Some(slot) = self.namespaces.get_mut(id).and_then(|n| n.directory.slot_mut(*leaf)) {
+                slot.takes_journal = slot.image.journaled;
+            }
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use crate::log::StreamKind;
+
 /// A counter.
 #[derive(Debug, Default)]
 pub struct Counter(Cell<u64>);
@@ -67,4 +69,23 @@ pub struct NamespaceStats {
     pub discarded: Counter,
     /// Payload bytes stored.
     pub stored: Counter,
+    /// Bytes acknowledged through tier 0.
+    pub journal_acknowledged: Counter,
+    /// Bytes written past it, to tier 1.
+    pub journal_bypassed: Counter,
+    /// Bytes that are no longer on tier 0: overwritten, discarded, or moved.
+    pub journal_left: Counter,
+    /// Of these, moved to tier 1.
+    pub journal_destaged: Counter,
+}
+
+impl NamespaceStats {
+    /// Counts bytes written in a pool with a journal.
+    pub(super) fn count_journal(&self, kind: StreamKind, bytes: u64) {
+        if kind == StreamKind::Journal {
+            self.journal_acknowledged.add(bytes);
+        } else {
+            self.journal_bypassed.add(bytes);
+        }
+    }
 }

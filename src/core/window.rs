@@ -39,6 +39,8 @@ pub struct ReplayBounds {
     pub segments_max: usize,
     /// Bytes of changes in a root from which on a full image is written.
     pub image_bytes: usize,
+    /// Tier 0 is emptied when nothing was written to it for so long.
+    pub journal_quiet_ns: u64,
 }
 
 impl Default for ReplayBounds {
@@ -48,6 +50,7 @@ impl Default for ReplayBounds {
             changes_max: 32 << 20,
             segments_max: 12 << 10,
             image_bytes: CHANGE_BYTES_MAX / 2,
+            journal_quiet_ns: 60_000_000_000,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use super::Core;
-use super::room::Purpose;
+use super::tier0::Wrote;
 use crate::buf::{AlignedBuf, DataBuf};
 use crate::codec::{EncodeJob, Encoded, Sealer};
 use crate::error::Result;
@@ -54,18 +54,18 @@ impl Core {
         at: usize,
         range: LbaRange,
         urgent: bool,
-    ) -> Result<OpNo> {
-        let mut last = OpNo(0);
+    ) -> Result<Wrote> {
+        let mut wrote = Wrote::default();
         let mut done = 0;
         while done < range.count {
             let start = range.start.0 + done;
             let count = (ATOMIC_BLOCKS - start % ATOMIC_BLOCKS).min(range.count - done);
             let piece = LbaRange { start: Lba(start), count };
             let offset = at + usize::try_from(done).unwrap_or(usize::MAX) * BLOCK_BYTES;
-            last = self.write_piece(id, data, offset, piece, urgent).await?;
+            wrote = wrote.and(self.write_piece(id, data, offset, piece, range.count, urgent).await?);
             done += count;
         }
-        Ok(last)
+        Ok(wrote)
     }
 
     async fn write_piece(
@@ -74,8 +74,9 @@ impl Core {
         data: &Arc<DataBuf>,
         at: usize,
         piece: LbaRange,
+        blocks: u64,
         urgent: bool,
-    ) -> Result<OpNo> {
+    ) -> Result<Wrote> {
         self.latch.check()?;
         self.pace().await;
         self.know(id, piece).await?;
@@ -83,7 +84,7 @@ impl Core {
         let mut sealed = ArrayVec::new();
         let result = self.seal_piece(id, data, at, piece, &shape, urgent, &mut sealed).await;
         let result = match result {
-            Ok(()) => self.commit_piece(id, piece, &sealed).await,
+            Ok(()) => self.commit_piece(id, piece, blocks, &sealed).await,
             Err(error) => Err(error),
         };
         for fragment in sealed {
@@ -153,24 +154,29 @@ impl Core {
         result
     }
 
-    async fn commit_piece(self: &Rc<Self>, id: NamespaceId, piece: LbaRange, sealed: &[Sealed]) -> Result<OpNo> {
+    async fn commit_piece(
+        self: &Rc<Self>,
+        id: NamespaceId,
+        piece: LbaRange,
+        blocks: u64,
+        sealed: &[Sealed],
+    ) -> Result<Wrote> {
         let bytes = sealed.iter().map(|s| record_bytes(s.encoded.stored)).sum();
         loop {
             self.wait_unreserved(id, piece).await;
-            self.make_room(Purpose::Write, bytes, sealed.len()).await?;
+            let kind = self.make_room_somewhere(id, piece, blocks, bytes, sealed.len()).await?;
             if !self.is_reserved(id, piece) {
-                break;
+                return self.append_fragments(id, sealed, kind);
             }
         }
-        self.append_fragments(id, sealed)
     }
 
     /// The step: records appended, map changed, published. Room was made (I12).
-    fn append_fragments(&self, id: NamespaceId, sealed: &[Sealed]) -> Result<OpNo> {
+    fn append_fragments(&self, id: NamespaceId, sealed: &[Sealed], kind: StreamKind) -> Result<Wrote> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let stats = state.namespace(id)?.stats.clone();
-        let begun = self.stamp_batch(state);
+        let begun = self.stamp_batch(state, kind);
         let mut last = OpNo(0);
         for s in sealed {
             let body = RecordBody::Fragment {
@@ -182,7 +188,7 @@ impl Core {
             };
             let header = RecordHeader { namespace: id, first: s.first, op_delta: 0, stored: 0, body };
             let payload = &s.out[..s.encoded.stored];
-            let appended = state.log.append(StreamKind::Host, header, payload, s.encoded.hash);
+            let appended = state.log.append(kind, header, payload, s.encoded.hash);
             for index in 0..s.count {
                 let lba = Lba(s.first.0 + u64::from(index));
                 state.set(id, lba, appended.entry.with_index(index), appended.op);
@@ -193,17 +199,30 @@ impl Core {
             self.stats.stored.add(stored);
             self.stats.overhead.add(record_bytes(s.encoded.stored) as u64 - stored);
         }
-        state.log.publish(StreamKind::Host);
+        if self.tier0.is_some() {
+            let bytes = sealed.iter().map(|s| u64::from(s.count)).sum::<u64>() * BLOCK_BYTES as u64;
+            stats.count_journal(kind, bytes);
+        }
+        state.log.publish(kind);
         drop(guard);
         if begun {
-            self.batch_begun.notify_all();
+            self.batch_has_begun(kind);
         }
-        Ok(last)
+        Ok(Wrote::one(kind, last))
     }
 
-    /// Stamps the host's open batch when its first record is about to come. Returns whether it was the first.
-    pub(super) fn stamp_batch(&self, state: &mut super::State) -> bool {
-        let Some(batch) = state.log.stream(StreamKind::Host).batch else { return false };
+    /// Tells whoever closes batches of this stream that there is one.
+    pub(super) fn batch_has_begun(&self, kind: StreamKind) {
+        if kind == StreamKind::Journal {
+            self.journal_begun();
+        } else {
+            self.batch_begun.notify_all();
+        }
+    }
+
+    /// Stamps a stream's open batch when its first record is about to come. Returns whether it was the first.
+    pub(super) fn stamp_batch(&self, state: &mut super::State, kind: StreamKind) -> bool {
+        let Some(batch) = state.log.stream(kind).batch else { return false };
         let batch = state.log.batches.get_mut(batch);
         let begun = batch.count == 0;
         if begun {

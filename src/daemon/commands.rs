@@ -31,6 +31,15 @@ impl Daemon {
                 self.front_ends.end(&name, BusyDevices::Refuse).await?;
                 Ok(Answer::Done)
             }
+            Command::JournalDrain { remove } => {
+                let _pass = self.gate.enter().await;
+                if remove {
+                    self.pool.remove_journal().await?;
+                } else {
+                    self.pool.drain_journal().await?;
+                }
+                Ok(Answer::Done)
+            }
             Command::ScrubStart { rate } => self.pool.core().scrub.start(rate).map(|()| Answer::Done),
             Command::ScrubTurn { to } => self.pool.core().scrub.turn(to).map(|()| Answer::Done),
             Command::Stop { devices } => self.order_stop(devices).await,

@@ -11,6 +11,7 @@ use crate::env::{Env, Executor, Reactor, Rng};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::BLOCK_SIZE;
 use crate::media::{Access, Device, DeviceKind, Media, UringBackend};
+use crate::pmem::{Journal, JournalDevice};
 use crate::pool::Pool;
 
 /// Executor, environment and medium of this thread.
@@ -18,6 +19,7 @@ pub struct Machine {
     executor: Executor,
     env: Env,
     media: Media,
+    journal: Option<Journal>,
     medium: Medium,
     /// Whose codec work this thread shares when it has nothing else to do.
     helped: Helped,
@@ -40,14 +42,32 @@ impl Machine {
     /// # Errors
     /// What [`UringBackend::new`] reports.
     pub fn with_device(device: &Device) -> Result<Self> {
+        Self::with_devices(device, None)
+    }
+
+    /// Over an open medium, and an open journal.
+    ///
+    /// # Errors
+    /// What [`UringBackend::new`] reports.
+    pub fn with_devices(device: &Device, journal: Option<JournalDevice>) -> Result<Self> {
         let mut backend = UringBackend::new()?;
         let file = backend.register(device);
+        let block_journal = match &journal {
+            Some(JournalDevice::Block(device)) => {
+                Some((backend.register(device), whole_blocks(device), device.block()))
+            }
+            _ => None,
+        };
         let reactor = Reactor::new(Box::new(backend));
         let mut executor = Executor::new(reactor.clone(), Box::new(Fifo::default()));
         let env = Env::new(executor.spawner(), Rc::clone(&reactor), Rng::Kernel);
-        // what is beyond the last whole block is nobody's
-        let size = device.size() / u64::from(BLOCK_SIZE) * u64::from(BLOCK_SIZE);
-        let media = Media::new(reactor, file, size, device.block(), device.kind() == DeviceKind::File);
+        let lazy = device.kind() == DeviceKind::File;
+        let media = Media::new(reactor.clone(), file, whole_blocks(device), device.block(), lazy);
+        let journal = match (journal, block_journal) {
+            (Some(JournalDevice::Mapped(mapping, kind)), _) => Some(Journal::memory(Rc::new(mapping), kind)),
+            (_, Some((file, size, block))) => Some(Journal::block(Media::new(reactor, file, size, block, false))),
+            _ => None,
+        };
         let identity = device.identity();
         let medium = Medium { device: identity.device, inode: identity.inode };
         let helped = Helped::default();
@@ -60,7 +80,7 @@ impl Machine {
                 }
             }),
         });
-        Ok(Self { executor, env, media, medium, helped })
+        Ok(Self { executor, env, media, journal, medium, helped })
     }
 
     /// The environment of tasks here.
@@ -73,6 +93,12 @@ impl Machine {
     #[must_use]
     pub fn media(&self) -> Media {
         self.media.clone()
+    }
+
+    /// The journal, if one was opened.
+    #[must_use]
+    pub fn journal(&self) -> Option<Journal> {
+        self.journal.clone()
     }
 
     /// Which medium of this machine it is.
@@ -96,6 +122,11 @@ impl Machine {
     pub fn run<T: 'static>(&mut self, main: impl Future<Output = T> + 'static) -> T {
         self.executor.run(main)
     }
+}
+
+/// Its size without what is beyond the last whole block, which is nobody's.
+fn whole_blocks(device: &Device) -> u64 {
+    device.size() / u64::from(BLOCK_SIZE) * u64::from(BLOCK_SIZE)
 }
 
 /// The boot of this machine: memory of another boot is gone.

@@ -20,6 +20,7 @@
 mod commands;
 mod gate;
 mod helper;
+mod journal;
 mod machine;
 mod placement;
 mod process;
@@ -44,13 +45,16 @@ use crate::core::ReplayBounds;
 use crate::env::{Env, Mailbox, MailboxReceiver, mailbox};
 use crate::error::{Error, Result};
 use crate::fail;
+use crate::format::superblock::JournalName;
 use crate::keys::RootKey;
-use crate::media::Access;
-use crate::pool::{OpenOptions, Pool};
+use crate::media::{Access, Device};
+use crate::pool::{JournalFound, OpenOptions, Pool};
 use crate::staging::RunDirStore;
 use crate::units::PoolId;
 
 pub(crate) use commands::spec_of;
+pub(crate) use journal::allowed;
+pub use journal::find_journal;
 pub use machine::{Machine, boot_id, unix_now};
 pub use placement::check_placement;
 pub use served::Transport;
@@ -81,6 +85,12 @@ pub struct ServeOptions {
     pub queues: u16,
     /// Codec workers.
     pub workers: usize,
+    /// The journal that the superblock names, if it names one.
+    pub journal: Option<JournalName>,
+    /// Where it is, if not where it was when it was given.
+    pub journal_path: Option<PathBuf>,
+    /// Open the pool without its journal, and give up what was there.
+    pub accept_journal_loss: bool,
 }
 
 /// What the daemon tells while it starts.
@@ -121,7 +131,9 @@ pub fn serve(options: ServeOptions, tell: impl Fn(&Event) + 'static) -> Result<(
     // makes the run directory
     let staging = RunDirStore::open(&options.run_dir)?;
     let _name = lock_name(&options.run_dir, options.pool)?;
-    let mut machine = Machine::open(&options.path, Access::Write)?;
+    let device = Device::open(&options.path, Access::Write)?;
+    let (mut machine, journal) =
+        machine_with_journal(&device, options.journal.as_ref(), options.journal_path.as_deref())?;
     let (env, media, medium, identity) = (machine.env(), machine.media(), machine.medium(), machine.identity());
     let helped = machine.helped();
     let (stop, orders) = mailbox();
@@ -138,6 +150,8 @@ pub fn serve(options: ServeOptions, tell: impl Fn(&Event) + 'static) -> Result<(
             identity,
             codec,
             bounds: ReplayBounds::default(),
+            journal,
+            accept_journal_loss: options.accept_journal_loss,
         };
         let pool = Pool::open(&env, &media, Box::new(staging), open).await?;
         // it is empty: this is the only pool of the thread
@@ -158,6 +172,25 @@ pub fn serve(options: ServeOptions, tell: impl Fn(&Event) + 'static) -> Result<(
         let daemon = Daemon { env, pool, medium, front_ends, serves_all, gate: Gate::default(), stop };
         Rc::new(daemon).run(options.namespaces, &control, orders, tell).await
     })
+}
+
+/// A machine over a pool's medium and, as far as it can be opened, its journal.
+///
+/// # Errors
+/// What [`Machine::with_devices`] and [`find_journal`] report.
+pub(crate) fn machine_with_journal(
+    device: &Device,
+    name: Option<&JournalName>,
+    path: Option<&Path>,
+) -> Result<(Machine, Option<JournalFound>)> {
+    let (opened, missing) = match find_journal(name, path)? {
+        Some(Ok(opened)) => (Some(opened), None),
+        Some(Err(error)) => (None, Some(JournalFound::Missing(error))),
+        None => (None, None),
+    };
+    let machine = Machine::with_devices(device, opened)?;
+    let found = missing.or_else(|| machine.journal().map(JournalFound::Here));
+    Ok((machine, found))
 }
 
 /// Where the NBD socket of a pool is, if nothing else is said.

@@ -2,7 +2,8 @@
 //!
 //! **Contract of a backend.**
 //! - Block I/O is a whole transfer or an error; a short transfer is continued by the backend or is an error.
-//! - Completion of a write is not durability; only a flush submitted after it makes it durable.
+//! - Completion of a write is not durability, unless it was asked for with the write; otherwise only a flush submitted
+//!   after it makes it durable.
 //! - An operation owns its buffer while in flight; the buffer comes back with the completion. When the future that
 //!   waits for an operation is dropped, the operation goes on and its buffer is freed at its end, never before.
 //! - Operations end in any order.
@@ -38,6 +39,17 @@ pub enum IoBuf {
     Slot(SlotBuf),
 }
 
+impl IoBuf {
+    /// The first `len` bytes.
+    #[must_use]
+    pub fn bytes(&self, len: usize) -> &[u8] {
+        match self {
+            Self::Owned(buf) => &buf[..len],
+            Self::Slot(slot) => &slot.bytes()[..len],
+        }
+    }
+}
+
 /// What the backend is asked to do. Offsets and lengths of block I/O are multiples of the medium's block size.
 #[derive(Debug)]
 pub enum Op {
@@ -62,6 +74,8 @@ pub enum Op {
         buf: IoBuf,
         /// How many bytes.
         len: usize,
+        /// They are durable when the operation has ended well.
+        durable: bool,
     },
     /// Make all writes that completed before this was submitted durable.
     Flush {

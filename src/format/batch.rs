@@ -11,7 +11,7 @@ use super::cursor::{Reader, Writer};
 use super::record::{Place, RECORD_HEADER_BYTES, RecordHeader, record_bytes};
 use crate::error::{Error, Result};
 use crate::limits::{GRANULE, SLOT_BYTES};
-use crate::units::{Granule, OpNo, SessionId};
+use crate::units::{Generation, Granule, OpNo, SessionId};
 
 /// Bytes of a batch header.
 pub const BATCH_HEADER_BYTES: usize = 64;
@@ -105,6 +105,16 @@ impl BatchHeader {
         }
         let last_op = OpNo(first_op.0 + u64::from(span));
         Ok(Self { length, count, session, first_op, last_op, settled, checks })
+    }
+
+    /// The generation that a header at the start of a segment says it is of, verified or not: on tier 0 it is known from
+    /// nowhere else. `None` when this is no header.
+    #[must_use]
+    pub fn generation_said(bytes: &[u8]) -> Option<Generation> {
+        let mut r = Reader::new("batch", bytes);
+        let magic = r.u32().ok()?;
+        r.bytes(8).ok()?;
+        (magic == MAGIC).then(|| r.u32().ok().map(Generation))?
     }
 
     /// Whether these are the records that the header was written for.

@@ -50,6 +50,17 @@ pub struct Location {
     pub check: u16,
 }
 
+impl Location {
+    /// The tier it is on.
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        match self.state {
+            State::Data(tier) | State::Zero(tier) => tier,
+            State::Hole | State::Lost => unreachable!("a location is somewhere"),
+        }
+    }
+}
+
 /// An entry as it is in a leaf, on media and in memory. All zero is a hole.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Entry(pub u64);
@@ -114,6 +125,21 @@ impl Entry {
             State::Hole | State::Lost => None,
             State::Data(_) | State::Zero(_) => Some(SegmentId(self.field(37, 24))),
         }
+    }
+
+    /// The tier it points to, if it points anywhere.
+    #[must_use]
+    pub fn tier(self) -> Option<Tier> {
+        match self.state() {
+            State::Hole | State::Lost => None,
+            State::Data(tier) | State::Zero(tier) => Some(tier),
+        }
+    }
+
+    /// The segment it points to, with its tier, if it points anywhere.
+    #[must_use]
+    pub fn place(self) -> Option<(Tier, SegmentId)> {
+        Some((self.tier()?, self.segment()?))
     }
 
     /// The whole location, if it points anywhere.

@@ -16,7 +16,19 @@ macro_rules! files {
     };
 }
 
-files!("superblock", "namespaces", "root", "image", "batch", "summary", "leaf", "staging-header", "prelude");
+files!(
+    "superblock",
+    "namespaces",
+    "root",
+    "image",
+    "batch",
+    "summary",
+    "leaf",
+    "staging-header",
+    "prelude",
+    "journal",
+    "superblock-journal"
+);
 
 /// The text of a golden file of these bytes.
 #[must_use]

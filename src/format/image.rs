@@ -5,7 +5,7 @@
 //! ```
 
 use super::cursor::{Reader, Writer};
-use super::root::{DIRECTORY_CHANGE_BYTES, DirectoryChange, decode_directory};
+use super::root::{DIRECTORY_CHANGE_BYTES, DirectoryChange, decode_directory, encode_directory};
 use crate::error::{Error, Result};
 use crate::units::Generation;
 
@@ -18,7 +18,7 @@ pub fn encode_image(directory: impl Iterator<Item = DirectoryChange>, generation
     let mut bytes = Vec::new();
     for d in directory {
         let mut entry = [0; DIRECTORY_CHANGE_BYTES];
-        Writer::new(&mut entry).u32(d.namespace.0).u32(d.leaf).u64(d.image.entry.0).u64(d.image.complete.0);
+        encode_directory(&mut Writer::new(&mut entry), &d);
         bytes.extend_from_slice(&entry);
     }
     let directory_bytes = bytes.len() as u64;

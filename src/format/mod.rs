@@ -7,6 +7,7 @@ pub mod entry;
 #[cfg(any(test, feature = "sim"))]
 pub mod golden;
 pub mod image;
+pub mod journal;
 pub mod kinds;
 pub mod layout;
 pub mod leaf;

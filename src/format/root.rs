@@ -65,7 +65,20 @@ pub struct LeafImage {
     pub entry: Entry,
     /// It has all operations up to this number.
     pub complete: OpNo,
+    /// Blocks of the leaf are on tier 0, or newer ones may be: without the journal it is not known what they hold.
+    pub journaled: bool,
 }
+
+impl LeafImage {
+    /// Whether the directory has to tell of it.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.complete != OpNo(0) || self.journaled
+    }
+}
+
+/// Bit 63 of *complete*: numbers are below it.
+const JOURNALED: u64 = 1 << 63;
 
 /// A directory entry that changed since the last image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,7 +202,7 @@ impl Root {
             w.u32(s.segment.0).u32(s.generation.0);
         }
         for d in &self.directory {
-            w.u32(d.namespace.0).u32(d.leaf).u64(d.image.entry.0).u64(d.image.complete.0);
+            encode_directory(&mut w, d);
         }
         w.zero_to(bytes);
         debug_assert_eq!(w.written(), bytes, "the root is as long as announced");
@@ -309,9 +322,16 @@ fn decode_window(r: &mut Reader<'_>) -> Result<WindowSegment> {
     Ok(WindowSegment { segment, generation, state, end })
 }
 
+/// Writes a directory entry: the same bytes in the root and in the image.
+pub(crate) fn encode_directory(w: &mut Writer<'_>, d: &DirectoryChange) {
+    let LeafImage { entry, complete, journaled } = d.image;
+    w.u32(d.namespace.0).u32(d.leaf).u64(entry.0).u64(complete.0 | if journaled { JOURNALED } else { 0 });
+}
+
 /// Reads a directory entry: the same bytes in the root and in the image.
 pub(crate) fn decode_directory(r: &mut Reader<'_>) -> Result<DirectoryChange> {
     let (namespace, leaf) = (NamespaceId(r.u32()?), r.u32()?);
-    let image = LeafImage { entry: Entry::from_bits(r.u64()?)?, complete: OpNo(r.u64()?) };
+    let (entry, complete) = (Entry::from_bits(r.u64()?)?, r.u64()?);
+    let image = LeafImage { entry, complete: OpNo(complete & !JOURNALED), journaled: complete & JOURNALED != 0 };
     Ok(DirectoryChange { namespace, leaf, image })
 }

@@ -3,7 +3,7 @@
 use super::cursor::{Reader, Writer, open_checksum, seal_checksum};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MAX, SEGMENTS_MIN};
-use crate::units::PoolId;
+use crate::units::{JournalId, PoolId};
 
 /// Bytes of a superblock copy.
 pub const SUPERBLOCK_BYTES: usize = 4096;
@@ -13,6 +13,8 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const MAGIC: [u8; 8] = *b"PLICA\r\n\x1a";
 /// Bytes of a label, UTF-8, zero padded.
 pub const LABEL_BYTES: usize = 64;
+/// Most bytes of a journal's path.
+pub const JOURNAL_PATH_BYTES: usize = 1024;
 
 /// Most memory a superblock may ask for to derive its key, in KiB (4 GiB): it is input, not yet trusted.
 pub const ARGON2_MEMORY_KIB_MAX: u32 = 4 << 20;
@@ -39,6 +41,17 @@ pub enum KeySource {
     },
 }
 
+/// The journal (tier 0) of a pool: without it the pool is not opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalName {
+    /// Identity.
+    pub id: JournalId,
+    /// It does not outlive the machine, which whoever gave it accepted.
+    pub volatile: bool,
+    /// Where it was when it was given: where it is looked for, if nothing else is said.
+    pub path: Vec<u8>,
+}
+
 /// A decoded superblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
@@ -60,6 +73,8 @@ pub struct Superblock {
     pub key_check: [u8; 16],
     /// A name for people.
     pub label: [u8; LABEL_BYTES],
+    /// Its journal, if it has one.
+    pub journal: Option<JournalName>,
 }
 
 impl Superblock {
@@ -77,6 +92,10 @@ impl Superblock {
             }
         };
         w.bytes(&self.key_check).bytes(&self.label);
+        if let Some(JournalName { id, volatile, path }) = &self.journal {
+            let Ok(length) = u16::try_from(path.len()) else { unreachable!("a path of {} bytes", path.len()) };
+            w.bytes(&id.0).u16(u16::from(*volatile)).u16(length).bytes(path);
+        }
         seal_checksum(&mut bytes);
         bytes
     }
@@ -107,9 +126,20 @@ impl Superblock {
         let (segment_bytes, segment_count, created) = (r.u32()?, r.u32()?, r.u64()?);
         let key_source = decode_key_source(&mut r)?;
         let (key_check, label) = (r.array()?, r.array()?);
+        let journal = decode_journal(&mut r)?;
         r.finish()?;
-        let block =
-            Self { pool, sequence, pool_bytes, segment_bytes, segment_count, created, key_source, key_check, label };
+        let block = Self {
+            pool,
+            sequence,
+            pool_bytes,
+            segment_bytes,
+            segment_count,
+            created,
+            key_source,
+            key_check,
+            label,
+            journal,
+        };
         block.check_geometry()?;
         Ok(block)
     }
@@ -132,6 +162,26 @@ impl Superblock {
         }
         Ok(())
     }
+}
+
+fn decode_journal(r: &mut Reader<'_>) -> Result<Option<JournalName>> {
+    let (id, flags, length) = (JournalId(r.array()?), r.u16()?, r.u16()?);
+    if flags > 1 {
+        return Err(Error::corrupt("superblock", "journal flags", 1, u64::from(flags)));
+    }
+    if usize::from(length) > JOURNAL_PATH_BYTES {
+        return Err(Error::corrupt("superblock", "journal path length", JOURNAL_PATH_BYTES as u64, u64::from(length)));
+    }
+    let path = r.bytes(usize::from(length))?.to_vec();
+    r.zeros(JOURNAL_PATH_BYTES - path.len())?;
+    if id == JournalId::default() {
+        return if flags == 0 && path.is_empty() {
+            Ok(None)
+        } else {
+            Err(Error::corrupt("superblock", "journal", 0, u64::from(length)))
+        };
+    }
+    Ok(Some(JournalName { id, volatile: flags == 1, path }))
 }
 
 fn decode_key_source(r: &mut Reader<'_>) -> Result<KeySource> {

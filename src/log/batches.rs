@@ -4,6 +4,7 @@ use slab::Slab;
 
 use super::{BatchMemory, StreamKind};
 use crate::canary::{self, Rule};
+use crate::format::Tier;
 use crate::format::record::Place;
 use crate::limits::GRANULE;
 use crate::units::{Granule, OpNo, SegmentId};
@@ -52,6 +53,15 @@ pub struct Batch {
     pub opened_ns: u64,
     /// How far it is.
     pub state: BatchState,
+}
+
+impl Batch {
+    /// Where in it this place is.
+    fn offset_of(&self, tier: Tier, segment: SegmentId, granule: Granule) -> Option<usize> {
+        let offset = (granule.0.checked_sub(self.place.granule.0)? * GRANULE) as usize;
+        let here = self.place.tier == tier && self.place.segment == segment && offset < self.length;
+        here.then_some(offset)
+    }
 }
 
 /// The batches that are not yet durable: a few dozen.
@@ -155,11 +165,14 @@ impl Batches {
 
     /// The batch in memory that holds this place, and the offset in it.
     #[must_use]
-    pub fn staged(&self, segment: SegmentId, granule: Granule) -> Option<(&Batch, usize)> {
-        self.iter().find_map(|b| {
-            let offset = (granule.0.checked_sub(b.place.granule.0)? * GRANULE) as usize;
-            let here = b.place.segment == segment && offset < b.length && b.memory != BatchMemory::Gone;
-            here.then_some((b, offset))
-        })
+    pub fn staged(&self, tier: Tier, segment: SegmentId, granule: Granule) -> Option<(&Batch, usize)> {
+        let held = |b: &&Batch| b.memory != BatchMemory::Gone;
+        self.iter().filter(held).find_map(|b| Some((b, b.offset_of(tier, segment, granule)?)))
+    }
+
+    /// Whether what is at this place is not yet durable.
+    #[must_use]
+    pub fn holds(&self, tier: Tier, segment: SegmentId, granule: Granule) -> bool {
+        self.iter().any(|b| b.offset_of(tier, segment, granule).is_some())
     }
 }

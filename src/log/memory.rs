@@ -28,7 +28,12 @@ pub struct Memories {
     ordinary: Region,
     free_shared: Vec<usize>,
     free_ordinary: Vec<usize>,
+    /// Of tier 0, so that it never waits for the SSD: one batch is open while another is persisted.
+    free_journal: Vec<usize>,
 }
+
+/// Slots of tier 0, behind the other ordinary ones.
+const JOURNAL_SLOTS: std::ops::Range<usize> = ORDINARY_SLOT_COUNT..ORDINARY_SLOT_COUNT + 2;
 
 impl Memories {
     /// All slots of `shared`, and ordinary ones beside them.
@@ -36,7 +41,8 @@ impl Memories {
     pub fn new(shared: Region) -> Self {
         let free_shared = (0..SLOT_COUNT).rev().collect();
         let free_ordinary = (0..ORDINARY_SLOT_COUNT).rev().collect();
-        Self { shared, ordinary: Region::ordinary(ORDINARY_SLOT_COUNT), free_shared, free_ordinary }
+        let ordinary = Region::ordinary(JOURNAL_SLOTS.end);
+        Self { shared, ordinary, free_shared, free_ordinary, free_journal: JOURNAL_SLOTS.collect() }
     }
 
     /// A slot for a batch of this stream, if one is free.
@@ -44,6 +50,7 @@ impl Memories {
         match kind {
             StreamKind::Host => self.free_shared.pop().map(BatchMemory::Shared),
             StreamKind::Leaf | StreamKind::Move => self.free_ordinary.pop().map(BatchMemory::Ordinary),
+            StreamKind::Journal => self.free_journal.pop().map(BatchMemory::Ordinary),
         }
     }
 
@@ -54,6 +61,7 @@ impl Memories {
                 self.shared.publish(slot, 0);
                 self.free_shared.push(slot);
             }
+            BatchMemory::Ordinary(slot) if JOURNAL_SLOTS.contains(&slot) => self.free_journal.push(slot),
             BatchMemory::Ordinary(slot) => self.free_ordinary.push(slot),
             BatchMemory::Gone => {}
         }

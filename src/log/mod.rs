@@ -5,6 +5,9 @@
 //!                 └─ segment: free ─► announced ─► open ─► sealed ─► (emptied) ─► free
 //! ```
 //!
+//! Each tier has segments of its own; numbers are of all. A batch of tier 0 is durable when its write ends, and its
+//! segments need no announcement: recovery looks at all of them.
+//!
 //! Everything here is synchronous state, changed in await-free steps by the core (I12); the core does the I/O.
 //!
 //! **Invariants.** Operation numbers are consecutive over all streams. A batch's blocks are never changed after it is
@@ -22,7 +25,7 @@ pub mod walk;
 
 pub use batches::{Batch, BatchId, BatchState, Batches};
 pub use memory::{BatchMemory, Memories};
-pub use segments::{SegmentInfo, SegmentState, SegmentTable};
+pub use segments::{JournalSegment, SegmentInfo, SegmentState, SegmentTable};
 pub use stream::{OpenSegment, Stream, StreamKind};
 
 use crate::canary::{self, Rule};
@@ -31,7 +34,7 @@ use crate::format::record::{Place, RECORD_HEADER_BYTES, RecordBody, RecordHeader
 use crate::format::slot::Prelude;
 use crate::format::summary::{Change, SUMMARY_SPAN_MAX, SummaryEntry};
 use crate::format::{Codec, Entry, Location, State, Tier};
-use crate::limits::{BLOCK_SIZE, GRANULE, SLOT_BYTES};
+use crate::limits::{BLOCK_SIZE, GRANULE, JOURNAL_SEGMENT_BYTES, SLOT_BYTES};
 use crate::staging::Region;
 use crate::units::{Granule, OpNo, PoolId, SegmentId, SessionId};
 
@@ -46,18 +49,20 @@ pub struct Appended {
     pub entry: Entry,
 }
 
-/// The log of one tier, as far as memory knows it.
+/// The log, as far as memory knows it.
 pub struct Log {
     /// The pool.
     pub pool: PoolId,
     /// This daemon's tenure.
     pub session: SessionId,
-    /// Bytes of a segment.
+    /// Bytes of a segment of tier 1.
     pub segment_bytes: u32,
     /// The number that the next record gets.
     pub next_op: OpNo,
-    /// All segments.
+    /// All segments of tier 1.
     pub segments: SegmentTable,
+    /// All segments of tier 0; none without a journal.
+    pub journal: SegmentTable,
     /// Batches that are not yet durable.
     pub batches: Batches,
     /// Where batches are until they are written.
@@ -74,12 +79,14 @@ impl Log {
         segment_bytes: u32,
         last_op: OpNo,
         segments: SegmentTable,
+        journal: SegmentTable,
         region: Region,
     ) -> Self {
         let memories = Memories::new(region);
         let batches = Batches::default();
         let streams = std::array::from_fn(|_| Stream::default());
-        Self { pool, session, segment_bytes, next_op: last_op.next(), segments, batches, memories, streams }
+        let next_op = last_op.next();
+        Self { pool, session, segment_bytes, next_op, segments, journal, batches, memories, streams }
     }
 
     /// The last number given out.
@@ -105,11 +112,51 @@ impl Log {
         &mut self.streams[kind as usize]
     }
 
+    /// The segments of a tier.
+    #[must_use]
+    pub fn table(&self, tier: Tier) -> &SegmentTable {
+        if tier == Tier::Pmem { &self.journal } else { &self.segments }
+    }
+
+    /// The segments of a tier, to be changed.
+    pub fn table_mut(&mut self, tier: Tier) -> &mut SegmentTable {
+        if tier == Tier::Pmem { &mut self.journal } else { &mut self.segments }
+    }
+
+    /// Whether an entry points into a segment that there is, or nowhere.
+    #[must_use]
+    pub fn contains(&self, entry: Entry) -> bool {
+        entry.place().is_none_or(|(tier, segment)| tier != Tier::Object && self.table(tier).contains(segment))
+    }
+
+    /// An entry of the map points somewhere from now on.
+    pub fn add_live(&mut self, entry: Entry) {
+        if let Some((tier, segment)) = entry.place() {
+            self.table_mut(tier).add_live(segment);
+        }
+    }
+
+    /// An entry of the map no longer points there, by operation `op`.
+    pub fn drop_live(&mut self, entry: Entry, op: OpNo) {
+        if let Some((tier, segment)) = entry.place() {
+            self.table_mut(tier).drop_live(segment, op);
+        }
+    }
+
     /// A place in a segment of this log.
     #[must_use]
-    pub fn place(&self, segment: SegmentId, granule: Granule) -> Place {
-        let generation = self.segments.get(segment).generation;
-        Place { pool: self.pool, tier: Tier::Ssd, segment, generation, granule }
+    pub fn place(&self, tier: Tier, segment: SegmentId, granule: Granule) -> Place {
+        let generation = self.table(tier).get(segment).generation;
+        Place { pool: self.pool, tier, segment, generation, granule }
+    }
+
+    /// Whether `records` more records that end at byte `end` leave the segment room for what else belongs into it.
+    fn fits(&self, kind: StreamKind, open: &OpenSegment, end: usize, records: usize) -> bool {
+        match kind.tier() {
+            // no summary
+            Tier::Pmem => end <= JOURNAL_SEGMENT_BYTES as usize,
+            Tier::Ssd | Tier::Object => self.spans(open, records) && open.fits(self.segment_bytes, end, records),
+        }
     }
 
     /// Whether the open batch of the stream takes `records` more records of `bytes` in all.
@@ -119,10 +166,9 @@ impl Log {
         let (Some(id), Some(open)) = (stream.batch, &stream.segment) else { return false };
         let batch = self.batches.get(id);
         let deltas = self.next_op.0 + records as u64 - batch.first_op.map_or(self.next_op.0, |op| op.0);
-        self.spans(open, records)
-            && batch.length + bytes <= SLOT_BYTES
+        batch.length + bytes <= SLOT_BYTES
             && deltas <= u64::from(u16::MAX)
-            && open.fits(self.segment_bytes, open.at as usize + batch.length + bytes, records)
+            && self.fits(kind, open, open.at as usize + batch.length + bytes, records)
     }
 
     /// Whether the stream's segment has room for a new batch with `records` records of `bytes` in all.
@@ -131,7 +177,7 @@ impl Log {
         let open = self.stream(kind).segment.as_ref();
         open.is_some_and(|open| {
             let end = open.at as usize + BATCH_HEADER_BYTES + bytes;
-            self.spans(open, records) && open.fits(self.segment_bytes, end, records)
+            self.fits(kind, open, end, records)
         })
     }
 
@@ -144,7 +190,7 @@ impl Log {
     /// Opens a batch in the stream's open segment.
     pub fn open_batch(&mut self, kind: StreamKind, memory: BatchMemory, now_ns: u64) {
         let Some(open) = &self.stream(kind).segment else { unreachable!("a batch is opened in an open segment") };
-        let place = self.place(open.id, Granule(open.at / GRANULE));
+        let place = self.place(kind.tier(), open.id, Granule(open.at / GRANULE));
         let id = self.batches.insert(kind, place, memory, now_ns);
         self.stream_mut(kind).batch = Some(id);
     }
@@ -188,13 +234,16 @@ impl Log {
     /// Keeps what the summary and rule 6.3 need of a record.
     fn note(&mut self, kind: StreamKind, header: &RecordHeader, place: &Place, appended: Appended) {
         let bytes = u32::try_from(header.record_bytes()).expect("< 512 KiB");
-        self.segments.fill(place.segment, blocks_of(header), bytes);
-        let info = self.segments.get_mut(place.segment);
+        let table = self.table_mut(place.tier);
+        table.fill(place.segment, blocks_of(header), bytes);
+        let info = table.get_mut(place.segment);
         info.top_op = appended.op;
         if matches!(header.body, RecordBody::Clear { .. }) {
             info.clear_op = appended.op;
         }
-        if let Some(open) = &mut self.stream_mut(kind).segment {
+        if let Some(open) = &mut self.stream_mut(kind).segment
+            && place.tier == Tier::Ssd
+        {
             open.summary.push(summary_entry(header, place, appended.op));
         }
     }
@@ -236,7 +285,7 @@ impl Log {
         if let Some(open) = &mut stream.segment {
             open.at += padded;
             let (segment, end) = (open.id, open.at);
-            self.segments.get_mut(segment).end = end;
+            self.table_mut(kind.tier()).get_mut(segment).end = end;
         }
         Some(id)
     }
@@ -261,6 +310,12 @@ impl Log {
         batch.state = BatchState::Written;
         let memory = std::mem::replace(&mut batch.memory, BatchMemory::Gone);
         self.memories.put(memory);
+    }
+
+    /// A batch is durable by its own write: of tier 0.
+    pub fn batch_durable(&mut self, id: BatchId) {
+        let batch = self.batches.remove(id);
+        self.memories.put(batch.memory);
     }
 }
 

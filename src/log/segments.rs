@@ -1,6 +1,10 @@
 //! The segments of a tier: generation, state, and what rule 6.3 asks before one is reused (I2).
 
+mod tier0;
+
 use std::collections::VecDeque;
+
+pub use tier0::JournalSegment;
 
 use crate::canary::{self, Rule};
 use crate::units::{Generation, OpNo, SegmentId};
@@ -65,6 +69,8 @@ pub struct SegmentInfo {
     pub pins: u32,
     /// Whether its space was written at least once.
     pub written: bool,
+    /// When it was opened; 0 when that was before this serve.
+    pub born_ns: u64,
 }
 
 /// All segments of a tier.
@@ -77,6 +83,8 @@ pub struct SegmentTable {
     /// Sealed and without live entries, perhaps reusable.
     empty: Vec<SegmentId>,
     usage_known: bool,
+    /// Tier 0: generations of this session are at least this.
+    floor: Generation,
     /// Entries that went, ever: nothing can have become worth cleaning while this stays the same.
     drops: u64,
 }
@@ -99,6 +107,7 @@ impl SegmentTable {
             end: 0,
             pins: 0,
             written: generation.0 > 1,
+            born_ns: 0,
         };
         let infos: Vec<_> = generations.into_iter().map(info).collect();
         let never = infos.iter().enumerate().filter(|(_, info)| info.state == SegmentState::Free);
@@ -110,6 +119,7 @@ impl SegmentTable {
             window: Vec::new(),
             empty: Vec::new(),
             usage_known: false,
+            floor: Generation(0),
             drops: 0,
         }
     }

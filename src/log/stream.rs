@@ -1,6 +1,7 @@
 //! Streams: segments open in parallel, so that what dies together lies together.
 
 use super::batches::BatchId;
+use crate::format::Tier;
 use crate::format::summary::{SummaryEntry, summary_bytes};
 use crate::limits::BLOCK_SIZE;
 use crate::units::SegmentId;
@@ -14,13 +15,26 @@ pub enum StreamKind {
     Leaf = 1,
     /// Relocations; in ordinary memory, since what is lost with it is still where it was.
     Move = 2,
+    /// Writes of the host that go to tier 0; in ordinary memory until they are durable, and acknowledged only then.
+    Journal = 3,
 }
 
 impl StreamKind {
     /// How many there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
     /// All of them.
-    pub const ALL: [Self; Self::COUNT] = [Self::Host, Self::Leaf, Self::Move];
+    pub const ALL: [Self; Self::COUNT] = [Self::Host, Self::Leaf, Self::Move, Self::Journal];
+    /// Those on tier 1.
+    pub const SSD: [Self; 3] = [Self::Host, Self::Leaf, Self::Move];
+
+    /// Where its segments are.
+    #[must_use]
+    pub fn tier(self) -> Tier {
+        match self {
+            Self::Host | Self::Leaf | Self::Move => Tier::Ssd,
+            Self::Journal => Tier::Pmem,
+        }
+    }
 }
 
 /// The segment that a stream appends to.
@@ -30,7 +44,7 @@ pub struct OpenSegment {
     pub id: SegmentId,
     /// Where the next batch goes, in bytes, a multiple of 4096.
     pub at: u32,
-    /// Its records so far.
+    /// Its records so far; not kept on tier 0, which has no summaries.
     pub summary: Vec<SummaryEntry>,
 }
 

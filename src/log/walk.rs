@@ -1,6 +1,6 @@
 //! Walking a segment that has no trusted summary: batch after batch, every record verified (FORMAT.md, recovery 4). Pure.
 
-use super::summary_entry;
+use super::{JournalSegment, summary_entry};
 use crate::canary::{self, Rule};
 use crate::error::{Error, Result};
 use crate::format::batch::{BATCH_HEADER_BYTES, BatchHeader, walk_records};
@@ -102,6 +102,47 @@ pub fn walk_all(bytes: &[u8], place: &Place) -> Vec<SummaryEntry> {
         at += header.length.next_multiple_of(BLOCK_SIZE);
     }
     all
+}
+
+/// What a walk over a segment of tier 0 found.
+#[derive(Debug, Default)]
+pub struct JournalWalked {
+    /// The segment, as the log takes it.
+    pub segment: JournalSegment,
+    /// Records of accepted batches, in order.
+    pub records: Vec<SummaryEntry>,
+    /// The session that appended it.
+    pub session: SessionId,
+    /// Highest number in any header that verifies.
+    pub highest: OpNo,
+    /// Something between accepted batches does not verify: damage, unless the segment was being opened anew.
+    pub has_gap: bool,
+}
+
+/// Walks the bytes of a whole segment of tier 0. `place` is its start; the generation is that of its first batch.
+///
+/// One batch was persisted at a time, so what is behind one that was torn is of an older life of the segment, in which
+/// all was superseded when it was opened anew: to accept it does no harm.
+#[must_use]
+pub fn walk_journal_segment(bytes: &[u8], place: &Place, acceptance: &Acceptance<'_>) -> JournalWalked {
+    let mut found = JournalWalked::default();
+    let Some(generation) = BatchHeader::generation_said(bytes) else { return found };
+    let place = Place { generation, ..*place };
+    let Ok(first) = BatchHeader::decode(bytes, &place) else { return found };
+    (found.segment.generation, found.session) = (generation, first.session);
+    let mut at = 0;
+    while (at as usize) < bytes.len() {
+        match batch_at(bytes, &place, at, &mut found.highest) {
+            Ok((header, records)) if header.session == first.session && acceptance.counted(&header) => {
+                found.has_gap |= at > found.segment.end;
+                at += header.length.next_multiple_of(BLOCK_SIZE);
+                (found.segment.end, found.segment.top_op) = (at, header.last_op);
+                found.records.extend(records);
+            }
+            Ok(_) | Err(_) => at += BLOCK_SIZE,
+        }
+    }
+    found
 }
 
 fn accept(walked: &mut Walked, acceptance: &Acceptance<'_>, header: &BatchHeader, records: Vec<SummaryEntry>) {

@@ -30,6 +30,8 @@ pub struct LeafSlot {
     pub image: LeafImage,
     /// The leaf, if it is in memory.
     pub leaf: Option<Leaf>,
+    /// The durable root calls it journaled: blocks of it may be written to tier 0.
+    pub takes_journal: bool,
 }
 
 /// The directory of a namespace.

@@ -157,7 +157,8 @@ impl Device {
         self.path.display().to_string()
     }
 
-    pub(super) fn descriptor(&self) -> Arc<OwnedFd> {
+    /// The open file description that carries the I/O and holds the lock.
+    pub(crate) fn descriptor(&self) -> Arc<OwnedFd> {
         self.fd.clone()
     }
 

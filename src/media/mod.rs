@@ -163,6 +163,29 @@ impl Media {
     /// # Errors
     /// [`ErrorKind::OutOfRange`], or what the medium reports.
     pub fn write(&self, offset: u64, buf: IoBuf, len: usize) -> impl Future<Output = (IoBuf, Result<()>)> + use<> {
+        self.start_write(offset, buf, len, false)
+    }
+
+    /// Writes as [`Media::write`] does; what has ended well is durable.
+    ///
+    /// # Errors
+    /// As [`Media::write`].
+    pub fn write_durable(
+        &self,
+        offset: u64,
+        buf: IoBuf,
+        len: usize,
+    ) -> impl Future<Output = (IoBuf, Result<()>)> + use<> {
+        self.start_write(offset, buf, len, true)
+    }
+
+    fn start_write(
+        &self,
+        offset: u64,
+        buf: IoBuf,
+        len: usize,
+        durable: bool,
+    ) -> impl Future<Output = (IoBuf, Result<()>)> + use<> {
         let started = match self.check("writing", offset, len as u64) {
             Ok(()) if !self.0.patches.is_empty() => {
                 Err((buf, Error::new(ErrorKind::ReadOnly, "this view of the medium is only looked at")))
@@ -170,7 +193,7 @@ impl Media {
             Ok(()) => {
                 add(&self.0.stats.writes, 1);
                 add(&self.0.stats.written_bytes, len as u64);
-                Ok(self.start(Op::Write { file: self.0.file, offset, buf, len }))
+                Ok(self.start(Op::Write { file: self.0.file, offset, buf, len, durable }))
             }
             Err(error) => Err((buf, error)),
         };

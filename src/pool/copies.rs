@@ -44,11 +44,7 @@ pub(crate) async fn read_superblock(media: &Media) -> Result<(Superblock, bool)>
     if size < 2 * SUPERBLOCK_BYTES as u64 {
         return Err(Error::new(ErrorKind::NotFound, "this is no Plica pool: it is too small to be one"));
     }
-    let first = read_copy(media, 0).await;
-    // the second copy ends with the pool, which may be smaller than the medium
-    let end = first.as_ref().map_or(size, |s| s.pool_bytes.min(size));
-    let second = read_copy(media, end - SUPERBLOCK_BYTES as u64).await;
-    let superblock = match (first, second) {
+    let superblock = match superblock_copies(media, size).await {
         (Ok(a), Ok(b)) if a == b => return finish(media, a, true),
         (Ok(a), Ok(b)) => {
             if a.sequence >= b.sequence {
@@ -71,6 +67,29 @@ pub(crate) async fn read_superblock(media: &Media) -> Result<(Superblock, bool)>
         }
     };
     finish(media, superblock, false)
+}
+
+/// Both copies of the superblock, as they are, on a medium of so many bytes.
+async fn superblock_copies(media: &Media, size: u64) -> (Result<Superblock>, Result<Superblock>) {
+    let first = read_copy(media, 0).await;
+    // the second copy ends with the pool, which may be smaller than the medium
+    let end = first.as_ref().map_or(size, |s| s.pool_bytes.min(size));
+    let second = read_copy(media, end - SUPERBLOCK_BYTES as u64).await;
+    (first, second)
+}
+
+/// Whether a write of the superblock of a pool that is there, the second copy before the first, can have been cut short and
+/// left these: its journal was given to it, or taken away while it was `served`.
+pub(crate) async fn superblock_may_be_cut(media: &Media, served: bool) -> bool {
+    let size = media.size() / SUPERBLOCK_BYTES as u64 * SUPERBLOCK_BYTES as u64;
+    match superblock_copies(media, size).await {
+        (Ok(first), Ok(second)) => second.sequence == first.sequence + 1,
+        (Ok(whole), Err(error)) | (Err(error), Ok(whole)) => {
+            let changes = whole.journal.is_some() || whole.sequence > 1;
+            served && changes && error.kind() != ErrorKind::Io
+        }
+        (Err(_), Err(_)) => false,
+    }
 }
 
 fn finish(media: &Media, superblock: Superblock, both: bool) -> Result<(Superblock, bool)> {

@@ -1,6 +1,9 @@
 //! Making a pool.
 
+use std::path::Path;
+
 use super::copies::{layout_of, write_superblock, write_table};
+use super::journal::give_journal;
 use crate::buf::AlignedBuf;
 use crate::env::Env;
 use crate::env::reactor::IoBuf;
@@ -13,6 +16,7 @@ use crate::format::superblock::{KeySource, LABEL_BYTES, Superblock};
 use crate::keys::{RootKey, key_check};
 use crate::limits::{BLOCK_SIZE, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MAX, SEGMENTS_MIN};
 use crate::media::Media;
+use crate::pmem::Journal;
 use crate::units::PoolId;
 
 /// Pools with fewer segments than this get smaller ones.
@@ -32,6 +36,8 @@ pub struct CreateOptions<'a> {
     pub pool: Option<PoolId>,
     /// Seconds since 1970.
     pub now_unix: u64,
+    /// The pool's journal, whose content may go too, and where it is.
+    pub journal: Option<(Journal, &'a Path)>,
 }
 
 /// Makes a pool on a medium whose content may go. The superblocks come last: until they are durable there is no pool.
@@ -39,7 +45,7 @@ pub struct CreateOptions<'a> {
 /// # Errors
 /// A size that does not work, or the medium failed.
 pub async fn create(env: &Env, media: &Media, options: &CreateOptions<'_>) -> Result<Superblock> {
-    let superblock = plan(env, media, options)?;
+    let mut superblock = plan(env, media, options)?;
     let layout = layout_of(&superblock);
     // 1. no old superblock shows through while the parts are written
     for copy in 0..COPIES {
@@ -59,7 +65,11 @@ pub async fn create(env: &Env, media: &Media, options: &CreateOptions<'_>) -> Re
         media.write(layout.root(root.sequence, copy), IoBuf::Owned(buf), ROOT_BYTES).await.1?;
     }
     media.flush().await?;
-    // 3. the pool
+    // 3. its journal
+    if let Some((journal, path)) = &options.journal {
+        superblock.journal = Some(give_journal(env, journal, pool, root.session, path).await?);
+    }
+    // 4. the pool
     write_superblock(media, &superblock).await?;
     Ok(superblock)
 }
@@ -95,6 +105,7 @@ fn plan(env: &Env, media: &Media, options: &CreateOptions<'_>) -> Result<Superbl
         key_source: options.key_source,
         key_check: key_check(options.root_key, pool),
         label,
+        journal: None,
     })
 }
 

@@ -10,16 +10,18 @@
 
 mod copies;
 mod create;
+mod journal;
 mod namespaces;
 mod open;
 mod prepare;
 mod status;
 
 pub use copies::{Inspection, inspect};
-pub(crate) use copies::{layout_of, read_superblock, read_table, table_copies};
+pub(crate) use copies::{layout_of, read_superblock, read_table, superblock_may_be_cut, table_copies};
 pub use create::{CreateOptions, create};
+pub use journal::{JournalFound, add_journal, give_journal};
 pub use namespaces::NamespaceSpec;
 pub(crate) use open::find_staged;
 pub use open::{OpenOptions, Pool};
 pub use prepare::prepare;
-pub use status::{NamespaceStatus, PoolStatus};
+pub use status::{JournalStatus, NamespaceJournal, NamespaceStatus, PoolStatus};

@@ -89,12 +89,11 @@ impl Pool {
         let now = state.log.last_op();
         for (_, slot) in namespace.directory.iter() {
             let entries = slot.leaf.iter().flat_map(|leaf| leaf.entries.iter());
-            for segment in entries.filter_map(|e| e.segment()) {
-                state.log.segments.drop_live(segment, now);
-            }
+            entries.for_each(|entry| state.log.drop_live(*entry, now));
             state.root.release.extend(slot.image.entry.segment());
         }
         state.root.directory.retain(|(owner, _), _| *owner != id);
+        state.root.marks.retain(|(owner, _)| *owner != id);
         state.dirty.forget(id);
         Ok(())
     }

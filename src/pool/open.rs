@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::copies::{layout_of, read_superblock, read_table, write_superblock, write_table};
+use super::journal::{JournalFound, PoolJournal, find_journal, lose_journal};
 use crate::canary::{self, Rule};
 use crate::codec::{CodecPool, Sealer};
 use crate::core::request::{NamespaceClient, Request};
@@ -18,14 +19,14 @@ use crate::format::layout::Layout;
 use crate::format::namespaces::{NamespaceEntry, NamespaceTable};
 use crate::format::root::{Root, WindowSession, WindowState};
 use crate::format::slot::{STAGING_HEADER_BYTES, StagingHeader};
-use crate::format::superblock::Superblock;
+use crate::format::superblock::{JournalName, Superblock};
 use crate::keys::{RootKey, unwrap, verify_key_check};
 use crate::limits::BLOCK_SIZE;
 use crate::log::segments::SummaryState;
 use crate::log::{Log, SegmentTable, StreamKind};
 use crate::map::{Directory, DirtyQueue};
 use crate::media::Media;
-use crate::recovery::{self, Directories, Known, Recovered, RecoveredSegment};
+use crate::recovery::{self, Directories, Known, Recovered, RecoveredJournal, RecoveredSegment};
 use crate::staging::{Region, StagingStore};
 use crate::units::{NamespaceId, OpNo, SessionId};
 
@@ -41,12 +42,18 @@ pub struct OpenOptions {
     pub codec: CodecPool,
     /// What may have to be replayed after a death.
     pub bounds: ReplayBounds,
+    /// The pool's journal, if there is one.
+    pub journal: Option<JournalFound>,
+    /// Without its journal the pool is opened too, and what was there reads as errors.
+    pub accept_journal_loss: bool,
 }
 
 /// An open pool. Lives on the core's thread.
 pub struct Pool {
     pub(super) core: Rc<Core>,
     pub(super) superblock: Superblock,
+    /// The journal that the superblocks name now.
+    pub(super) journal: RefCell<Option<JournalName>>,
     pub(super) root_key: RootKey,
     pub(super) mailbox: Mailbox<(NamespaceId, Request)>,
     staging: RefCell<Box<dyn StagingStore>>,
@@ -75,11 +82,11 @@ impl Pool {
         env: &Env,
         media: &Media,
         mut staging: Box<dyn StagingStore>,
-        options: OpenOptions,
+        mut options: OpenOptions,
     ) -> Result<Rc<Self>> {
         // 1. superblock and key: nothing is touched before the key is right
         let step = Step::begin(env, "superblock");
-        let (superblock, both_superblocks) = read_superblock(media).await?;
+        let (mut superblock, both_superblocks) = read_superblock(media).await?;
         verify_key_check(&options.root_key, superblock.pool, &superblock.key_check)?;
         let layout = layout_of(&superblock);
         step.end(superblock.pool);
@@ -93,18 +100,26 @@ impl Pool {
         root.check_bounds(superblock.segment_count)?;
         let directories = recovery::load_image(media, &layout, &root, superblock.segment_count).await?;
         step.end(format_args!("{} with {} leaves", root.sequence, directories.leaves.len()));
-        // 4. what the last daemon left in shared memory
+        // 4. its journal: nothing is changed before that is known to be the right one
+        let step = Step::begin(env, "journal");
+        let (found, accept) = (options.journal.take(), options.accept_journal_loss);
+        let journal = find_journal(&superblock, &table, (&root, &directories), found, accept).await?;
+        step.end(&journal);
+        // 5. what the last daemon left in shared memory
         let step = Step::begin(env, "staging");
         let adopted = adopt_staging(media, &layout, &root, &mut *staging, &options).await?;
         step.end(format_args!("{adopted} batches adopted"));
-        // 5. the window; then all that counts from here on is durable (I1)
+        // 6. the window and tier 0; then all that counts from here on is durable (I1)
         let step = Step::begin(env, "window");
-        let recovered = recovery::scan_window(media, &layout, &root).await?;
+        let mut recovered = recovery::scan_window(media, &layout, &root).await?;
+        let tier0 = journal.scan(&root).await?;
+        recovered.add_journal(&tier0);
         if !canary::is_off(Rule::DataBeforePointer) {
             media.flush().await?;
+            journal.make_durable(&tier0.recent).await?;
         }
-        step.end(format_args!("{} segments", recovered.segments.len()));
-        // 6. repairs, now that the pool is known to be good
+        step.end(format_args!("{} segments, {} of tier 0", recovered.segments.len(), tier0.segments.len()));
+        // 7. repairs, now that the pool is known to be good
         if !both_superblocks {
             write_superblock(media, &superblock).await?;
             tracing::warn!("a superblock was repaired from the other copy");
@@ -116,22 +131,29 @@ impl Pool {
         if !both_roots {
             recovery::complete_root(media, &layout, &root).await?;
         }
-        // 7. the state, and replay onto it
+        // 8. the state, and replay onto it
         let step = Step::begin(env, "replay");
         let session = SessionId(env.random_id()?);
         let region = new_region(&mut *staging, &superblock, session, &options, recovered.damage.is_empty())?;
-        let parts = Parts { layout, superblock: &superblock, table, root: &root, session, region };
+        let parts = Parts { layout, superblock: &superblock, table, root: &root, session, region, tier0: &tier0 };
         let state = build_state(parts, &directories, &recovered, &options)?;
         let OpenOptions { root_key, codec, bounds, .. } = options;
-        let core = Core::new(env.clone(), media.clone(), layout, superblock.pool, session, state, codec, bounds);
-        let records = recovery::replay::replay(&core, &recovered.segments, root.replay_start).await?;
+        let (medium, on) = (media.clone(), journal.medium());
+        let core = Core::new(env.clone(), medium, on, layout, superblock.pool, session, state, codec, bounds);
+        let records = recovered.segments.iter().flat_map(|s| &s.records).chain(&tier0.records);
+        let records = recovery::replay::replay(&core, records, root.replay_start).await?;
         step.end(format_args!("{records} records"));
-        // 8. the root that ends the old serve and begins this one
-        begin_session(env, &core, &root, &recovered, &mut *staging).await?;
+        recovered.damage.extend(damaged_gaps(&core, &tier0));
+        // 9. the root that ends the old serve and begins this one
+        begin_session(env, &core, &root, &recovered, &journal, &mut *staging).await?;
+        if matches!(journal, PoolJournal::Lost) {
+            lose_journal(&core, media, &mut superblock, &directories, root.clean).await?;
+        }
         let (sender, receiver) = mailbox();
         core.start(receiver);
         let staging = RefCell::new(staging);
-        Ok(Rc::new(Self { core, superblock, root_key, mailbox: sender, staging }))
+        let journal = RefCell::new(superblock.journal.clone());
+        Ok(Rc::new(Self { core, superblock, journal, root_key, mailbox: sender, staging }))
     }
 
     /// The way to a namespace.
@@ -252,6 +274,7 @@ struct Parts<'a> {
     root: &'a Root,
     session: SessionId,
     region: Region,
+    tier0: &'a RecoveredJournal,
 }
 
 fn build_state(
@@ -260,7 +283,7 @@ fn build_state(
     recovered: &Recovered,
     options: &OpenOptions,
 ) -> Result<State> {
-    let Parts { layout, superblock, table, root, session, region } = parts;
+    let Parts { layout, superblock, table, root, session, region, tier0 } = parts;
     let mut namespaces = BTreeMap::new();
     for entry in &table.entries {
         namespaces.insert(entry.id, open_namespace(entry, superblock, &options.root_key)?);
@@ -273,6 +296,7 @@ fn build_state(
         let slot = namespaces.get_mut(id).and_then(|n| n.directory.slot_mut(*leaf));
         if let Some(slot) = slot {
             slot.image = *image;
+            slot.takes_journal = image.journaled;
             image.entry.segment().into_iter().for_each(|segment| segments.add_live(segment));
         }
     }
@@ -290,8 +314,11 @@ fn build_state(
         segments.recovered(listed.segment, end, summary, segment.tops());
         segments.fill(listed.segment, segment.total(), end);
     }
-    let mut log = Log::new(superblock.pool, session, layout.segment_bytes, recovered.highest, segments, region);
-    for kind in StreamKind::ALL {
+    let journal = SegmentTable::of_journal(&tier0.segments);
+    let highest = recovered.highest;
+    let mut log = Log::new(superblock.pool, session, layout.segment_bytes, highest, segments, journal, region);
+    // a session appends to no segment of tier 0 that it did not open
+    for kind in StreamKind::SSD {
         append_behind(&mut log, kind, recovered);
     }
     let mut sessions = root.sessions.clone();
@@ -314,6 +341,7 @@ fn build_state(
             .collect(),
         segments: root.segments.iter().map(|c| (c.segment, c.generation)).collect(),
         release: Vec::new(),
+        marks: BTreeSet::new(),
     };
     Ok(State {
         log,
@@ -337,6 +365,8 @@ pub(super) fn open_namespace(entry: &NamespaceEntry, superblock: &Superblock, ro
         sealer: Arc::new(Sealer::new(key, entry.cipher)),
         size: Arc::new(AtomicU64::new(entry.blocks * u64::from(BLOCK_SIZE))),
         last_op: OpNo(0),
+        unflushed: 0,
+        on_journal: 0,
         stats: Rc::new(NamespaceStats::default()),
     })
 }
@@ -353,11 +383,19 @@ fn append_behind(log: &mut Log, kind: StreamKind, recovered: &Recovered) {
     }
 }
 
+/// What is damaged on tier 0, now that the map is known.
+fn damaged_gaps(core: &Core, tier0: &RecoveredJournal) -> Vec<String> {
+    let state = core.state.borrow();
+    let in_use = tier0.gaps.iter().filter(|id| state.log.journal.get(**id).live > 0);
+    in_use.map(|id| format!("segment {id} of the journal: a batch is damaged, though it was acknowledged")).collect()
+}
+
 async fn begin_session(
     env: &Env,
     core: &Rc<Core>,
     root: &Root,
     recovered: &Recovered,
+    journal: &PoolJournal,
     staging: &mut dyn StagingStore,
 ) -> Result<()> {
     let step = Step::begin(env, "session");
@@ -366,6 +404,7 @@ async fn begin_session(
         core.latch.close("recovery", &Error::new(ErrorKind::Corrupt, text));
         return Ok(());
     }
+    journal.begin(root.session, core.session).await?;
     core.checkpoint(0).await?;
     core.seal_recovered(recovered.segments.iter().filter_map(RecoveredSegment::reopened));
     staging.remove(root.pool, root.session)?;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Pool;
 use crate::core::scrub::ScrubStatus;
 use crate::format::superblock::Superblock;
-use crate::limits::BLOCK_SIZE;
+use crate::limits::{BLOCK_SIZE, JOURNAL_SEGMENT_BYTES};
 use crate::log::SegmentState;
 
 /// Figures of an open pool. All sizes in bytes.
@@ -69,8 +69,49 @@ pub struct PoolStatus {
     pub roots: u64,
     /// The scrub that is on its way, or the last one.
     pub scrub: ScrubStatus,
+    /// The journal, if the pool has one.
+    #[serde(default)]
+    pub journal: Option<JournalStatus>,
     /// Namespaces.
     pub namespaces: Vec<NamespaceStatus>,
+}
+
+/// Figures of a journal, since the pool was opened. All sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Identity.
+    pub journal: String,
+    /// What it is on: `dax`, `block` or `volatile`.
+    pub kind: String,
+    /// Bytes of its segments.
+    pub bytes: u64,
+    /// Segments.
+    pub segments: u64,
+    /// Segments that can be written to.
+    pub segments_free: u64,
+    /// Bytes of blocks whose newest copy is there.
+    pub resident: u64,
+    /// Bytes written to it.
+    pub written: u64,
+    /// Groups of writes made durable at once.
+    pub persists: u64,
+    /// Segments whose live blocks were moved to the pool.
+    pub destaged_segments: u64,
+}
+
+/// Figures of a namespace and its pool's journal. Bytes of blocks, before compression.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceJournal {
+    /// Acknowledged through the journal.
+    pub acknowledged: u64,
+    /// Overwritten or discarded there: they never reached the pool.
+    pub died: u64,
+    /// Moved to the pool.
+    pub destaged: u64,
+    /// Written past the journal.
+    pub bypassed: u64,
+    /// There now.
+    pub resident: u64,
 }
 
 /// Figures of a namespace. All sizes in bytes; traffic since the pool was opened.
@@ -98,6 +139,9 @@ pub struct NamespaceStatus {
     pub discarded: u64,
     /// Stored for the host's writes.
     pub stored: u64,
+    /// What the journal did for it.
+    #[serde(default)]
+    pub journal: NamespaceJournal,
 }
 
 impl Pool {
@@ -144,8 +188,28 @@ impl Pool {
             leaves_written: stats.leaves_written.get(),
             roots: stats.roots.get(),
             scrub: self.core.scrub.status(),
+            journal: self.journal_status(),
             namespaces: state.namespaces.values().map(namespace_status).collect(),
         }
+    }
+}
+
+impl Pool {
+    fn journal_status(&self) -> Option<JournalStatus> {
+        let (name, tier0) = (self.journal.borrow(), self.core.tier0.as_ref()?);
+        let state = self.core.state.borrow();
+        let table = &state.log.journal;
+        Some(JournalStatus {
+            journal: name.as_ref()?.id.to_string(),
+            kind: tier0.journal.kind().to_string(),
+            bytes: table.count() as u64 * u64::from(JOURNAL_SEGMENT_BYTES),
+            segments: table.count() as u64,
+            segments_free: (table.free_count() + table.waiting_count()) as u64,
+            resident: table.live_blocks() * u64::from(BLOCK_SIZE),
+            written: tier0.journal.written_bytes(),
+            persists: tier0.persists.get(),
+            destaged_segments: tier0.destaged_segments.get(),
+        })
     }
 }
 
@@ -163,6 +227,13 @@ fn namespace_status(namespace: &crate::core::Namespace) -> NamespaceStatus {
         read: namespace.stats.read.get(),
         discarded: namespace.stats.discarded.get(),
         stored: namespace.stats.stored.get(),
+        journal: NamespaceJournal {
+            acknowledged: namespace.stats.journal_acknowledged.get(),
+            died: namespace.stats.journal_left.get() - namespace.stats.journal_destaged.get(),
+            destaged: namespace.stats.journal_destaged.get(),
+            bypassed: namespace.stats.journal_bypassed.get(),
+            resident: namespace.on_journal * u64::from(BLOCK_SIZE),
+        },
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!   roots ─► newest ─► image + changes ─► directories, generations
 //!   staging slots ─► adopt: written to their places, flushed        (same boot, unclean stop)
+//!   tier 0: all of it, batch after batch ─┐
 //!   window segments ─► summaries | walk ─► records ─► sorted by number ─► replay onto leaves
 //! ```
 //!
@@ -13,10 +14,12 @@
 //! pool is refused, or opened read-only, with a message that says why.
 
 pub mod adopt;
+pub mod journal;
 pub mod replay;
 pub mod roots;
 pub mod window;
 
 pub use adopt::{adopt, staged_batches};
+pub use journal::{RecoveredJournal, scan_journal};
 pub use roots::{Directories, complete_root, load_image, newest_root};
 pub use window::{Known, Recovered, RecoveredSegment, scan_window};

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use super::window::RecoveredSegment;
 use crate::core::Core;
 use crate::error::Result;
 use crate::format::Entry;
@@ -11,13 +10,16 @@ use crate::format::summary::{Change, SummaryEntry};
 use crate::map::{first_lba, leaf_of};
 use crate::units::{Lba, LbaRange, NamespaceId, OpNo};
 
-/// Applies the records of all segments. Returns how many there were.
+/// Applies the records of all segments of all tiers. Returns how many there were.
 ///
 /// # Errors
 /// A leaf cannot be read.
-pub async fn replay(core: &Rc<Core>, segments: &[RecoveredSegment], replay_start: OpNo) -> Result<usize> {
-    let mut records: Vec<&SummaryEntry> =
-        segments.iter().flat_map(|s| &s.records).filter(|r| r.op > replay_start).collect();
+pub async fn replay<'a>(
+    core: &Rc<Core>,
+    records: impl Iterator<Item = &'a SummaryEntry>,
+    replay_start: OpNo,
+) -> Result<usize> {
+    let mut records: Vec<&SummaryEntry> = records.filter(|r| r.op > replay_start).collect();
     records.sort_unstable_by_key(|r| r.op);
     core.load_leaves(touched(&records)).await;
     for record in &records {

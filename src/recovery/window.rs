@@ -2,6 +2,7 @@
 
 use futures_util::stream::{self, StreamExt};
 
+use super::RecoveredJournal;
 use crate::buf::AlignedBuf;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::Place;
@@ -102,6 +103,14 @@ pub async fn scan_window(media: &Media, layout: &Layout, root: &Root) -> Result<
         ));
     }
     Ok(recovered)
+}
+
+impl Recovered {
+    /// What was found on tier 0 counts too.
+    pub fn add_journal(&mut self, journal: &RecoveredJournal) {
+        self.accepted = self.accepted.max(journal.accepted);
+        self.highest = self.highest.max(journal.highest).max(self.accepted);
+    }
 }
 
 /// A segment as it was read.

@@ -90,7 +90,7 @@ mod tests {
 
     fn write(file: FileId, offset: u64, byte: u8) -> Op {
         let buf = IoBuf::Owned(AlignedBuf::copied(&[byte; 4096]));
-        Op::Write { file, offset, buf, len: 4096 }
+        Op::Write { file, offset, buf, len: 4096, durable: false }
     }
 
     fn read(file: FileId, offset: u64) -> Op {

@@ -1,12 +1,14 @@
 //! The real engine as the world's subject.
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::death::Death;
+use super::pmem::MappedPmem;
 use super::shared_memory::SharedMemory;
-use super::subject::{Host, Local, NamespacePlan, Serving, Subject};
+use super::subject::{Host, HostJournal, Local, NamespacePlan, Serving, Subject};
 use super::usage::check_usage;
 use crate::check::{Staged, check};
 use crate::codec::CodecPool;
@@ -21,7 +23,8 @@ use crate::keys::RootKey;
 use crate::limits::BLOCK_SIZE;
 use crate::log::segments::SummaryState;
 use crate::media::Media;
-use crate::pool::{CreateOptions, NamespaceSpec, OpenOptions, Pool, create, find_staged};
+use crate::pmem::{Journal, JournalKind};
+use crate::pool::{CreateOptions, JournalFound, NamespaceSpec, OpenOptions, Pool, create, find_staged};
 use crate::staging::{Region, StagingStore};
 use crate::units::{PoolId, SessionId};
 
@@ -55,6 +58,19 @@ fn media(host: &Host) -> Media {
     Media::new(host.env.reactor.clone(), host.file, host.size, 512 << ((host.size >> 20) % 2 * 3), dice(host) & 4 == 0)
 }
 
+/// The host's journal, as this daemon sees it.
+fn journal(host: &Host) -> Option<Journal> {
+    match host.journal.clone().filter(|_| !host.journal_lost)? {
+        HostJournal::Memory(memory) => {
+            let mapped = MappedPmem::new(memory, host.death.clone());
+            Some(Journal::memory(Rc::new(mapped), JournalKind::Dax))
+        }
+        HostJournal::Block(file, size) => {
+            Some(Journal::block(Media::new(host.env.reactor.clone(), file, size, 512, false)))
+        }
+    }
+}
+
 async fn open(host: &Host) -> Result<Rc<Pool>> {
     let staging = SimStaging { memory: host.shared_memory.clone(), death: host.death.clone() };
     let options = OpenOptions {
@@ -63,6 +79,8 @@ async fn open(host: &Host) -> Result<Rc<Pool>> {
         identity: IDENTITY,
         codec: CodecPool::simulated(host.env.clone()),
         bounds: bounds(host),
+        journal: journal(host).map(JournalFound::Here),
+        accept_journal_loss: host.journal_lost,
     };
     Pool::open(&host.env, &media(host), Box::new(staging), options).await
 }
@@ -89,8 +107,14 @@ fn bounds(host: &Host) -> ReplayBounds {
     match dice(host) % 4 {
         0 => real,
         1 => ReplayBounds { changes_min: 256, image_bytes: 128, ..real },
-        2 => ReplayBounds { segments_max: 6, ..real },
-        _ => ReplayBounds { changes_min: 1024, changes_max: 2048, segments_max: 12, image_bytes: 64 },
+        2 => ReplayBounds { segments_max: 6, journal_quiet_ns: 20_000_000, ..real },
+        _ => ReplayBounds {
+            changes_min: 1024,
+            changes_max: 2048,
+            segments_max: 12,
+            image_bytes: 64,
+            journal_quiet_ns: 5_000_000,
+        },
     }
 }
 
@@ -119,6 +143,7 @@ impl Subject for Engine {
                 root_key: &root_key,
                 pool: None,
                 now_unix: 0,
+                journal: journal(&host).map(|journal| (journal, Path::new("/dev/pmem0"))),
             };
             create(&host.env, &media(&host), &options).await?;
             let pool = open(&host).await?;
@@ -177,6 +202,8 @@ impl Serving for ServedPool {
             ("segments reused", reused as u64),
             ("summaries durable", sealed as u64),
             ("full images", u64::from(state.root.image > 0)),
+            ("journal segments destaged", core.tier0.as_ref().map_or(0, |tier0| tier0.destaged_segments.get())),
+            ("journal batches", core.tier0.as_ref().map_or(0, |tier0| tier0.persists.get())),
         ]
     }
 }

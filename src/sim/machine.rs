@@ -241,7 +241,13 @@ impl Machine {
                 self.mix_in(file, offset, &mut buf[..len]);
                 Completion { result: Ok(len), buf: Some(IoBuf::Owned(buf)) }
             }
-            Op::Write { file, offset, buf, len } => self.end_write(file, offset, buf, len, fault),
+            Op::Write { file, offset, buf, len, durable } => {
+                let completion = self.end_write(file, offset, buf, len, fault);
+                if durable && completion.result.is_ok() {
+                    self.media[file.0].make_durable(offset..offset + len as u64);
+                }
+                completion
+            }
             Op::Flush { file } => {
                 if fault.is_some() {
                     self.flush_failed = true;
@@ -301,7 +307,7 @@ impl Machine {
     fn mix_in(&mut self, file: FileId, offset: u64, buf: &mut [u8]) {
         let end = offset + buf.len() as u64;
         for other in self.in_flight.values() {
-            let Op::Write { file: to, offset: at, buf: from, len } = &other.op else { continue };
+            let Op::Write { file: to, offset: at, buf: from, len, .. } = &other.op else { continue };
             let overlap = offset.max(*at)..end.min(at + *len as u64);
             if *to != file || overlap.is_empty() {
                 continue;
@@ -369,7 +375,7 @@ impl Machine {
                 continue;
             }
             match op.op {
-                Op::Write { file, offset, buf, len } => {
+                Op::Write { file, offset, buf, len, .. } => {
                     let effect = Effect::Write(bytes_of(&buf, len).into());
                     changes.entry(file.0).or_default().push(Change { offset, effect });
                 }

@@ -208,6 +208,23 @@ impl Medium {
         }
     }
 
+    /// What is in a range is durable, as a write says that was to be durable.
+    pub fn make_durable(&mut self, range: std::ops::Range<u64>) {
+        let mut bytes = vec![0; index(range.end - range.start)];
+        self.current.read(range.start, &mut bytes);
+        self.durable.write(range.start, &bytes);
+        // what is under it does not come back
+        for (number, change) in std::mem::take(&mut self.unsynced) {
+            let len = change.len();
+            let within = |at: u64| at.clamp(change.offset, change.offset + len) - change.offset;
+            for (from, to) in [(0, within(range.start)), (within(range.end), len)] {
+                if from < to {
+                    self.unsynced.push((number, change.part(from, to)));
+                }
+            }
+        }
+    }
+
     /// A flush submitted at `mark` failed: what it covered becomes durable or will never be, sector by sector, and no
     /// later flush tells.
     pub fn flush_failed(&mut self, mark: u64, rng: &mut Rng) {
@@ -351,6 +368,19 @@ mod tests {
             landed += u32::from(sector(&medium, 512) == 5);
         }
         assert!((5..60).contains(&landed), "{landed} of 64 landed");
+    }
+
+    #[test]
+    fn a_durable_write_stays_and_covers_what_is_under_it() {
+        for seed in 0..64 {
+            let mut medium = Medium::new(8192);
+            medium.complete(write(0, 1, 4096));
+            medium.complete(write(512, 2, 1024));
+            medium.make_durable(512..1536);
+            medium.crash(&[], &mut Rng::with_seed(seed));
+            assert_eq!([512, 1024].map(|at| sector(&medium, at)), [2, 2]);
+            assert!([0, 1536].into_iter().all(|at| [0, 1].contains(&sector(&medium, at))));
+        }
     }
 
     #[test]

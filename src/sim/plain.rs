@@ -185,7 +185,7 @@ impl Disk {
 
     async fn write(&self, at: u64, bytes: AlignedBuf, fua: bool) -> Result<()> {
         let len = bytes.len();
-        let op = Op::Write { file: self.file, offset: at, buf: IoBuf::Owned(bytes), len };
+        let op = Op::Write { file: self.file, offset: at, buf: IoBuf::Owned(bytes), len, durable: false };
         self.alone(op).await.result?;
         if fua && self.flaw != Flaw::FuaIgnored { self.flush().await } else { Ok(()) }
     }

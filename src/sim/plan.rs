@@ -48,6 +48,36 @@ impl FromStr for Failing {
 /// and losing both is beyond what the format survives.
 pub(super) const SPARED_BYTES: u64 = 4 << 20;
 
+/// What the pool's journal is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JournalKind {
+    /// Persistent memory.
+    Memory,
+    /// A medium of the machine.
+    Block,
+}
+
+/// The journal of a run's pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalPlan {
+    /// On what.
+    pub kind: JournalKind,
+    /// How many segments.
+    pub segments: u32,
+    /// It is lost at some time, and given up: what is read is right or an error.
+    pub lost: bool,
+}
+
+impl JournalPlan {
+    /// Of eight pools three have a journal; a quarter of those lose it.
+    fn draw(rng: &mut Rng) -> Option<Self> {
+        let kinds = [Some(JournalKind::Memory), Some(JournalKind::Memory), Some(JournalKind::Block), None];
+        let (kind, lost) = (kinds[rng.usize(0..8).min(3)], rng.u8(0..4) == 0);
+        let segments = [16, 16, 24, 48][rng.usize(0..4)];
+        kind.map(|kind| Self { kind, segments, lost })
+    }
+}
+
 /// What a run consists of. Drawn from the seed, then changed by tests that want something definite.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -67,6 +97,8 @@ pub struct Plan {
     pub failing: Failing,
     /// The clock jumps ahead now and then, as that of a machine that was suspended or stopped.
     pub clock_jumps: bool,
+    /// The pool's journal, if it has one.
+    pub journal: Option<JournalPlan>,
     /// Print every event.
     pub verbose: bool,
 }
@@ -129,6 +161,14 @@ impl Plan {
         Self::of_kind(seed, kind)
     }
 
+    /// The plan of a seed with a journal.
+    #[must_use]
+    pub fn with_journal(seed: u64, lost: bool) -> Self {
+        let kind = [JournalKind::Memory, JournalKind::Memory, JournalKind::Block][index(seed % 3)];
+        let journal = Some(JournalPlan { kind, segments: [16, 24, 48][index(seed / 3 % 3)], lost });
+        Self { journal, ..Self::of(seed) }
+    }
+
     /// The plan of a seed, of one kind: for what only that kind brings about often.
     #[must_use]
     pub fn of_kind(seed: u64, kind: Kind) -> Self {
@@ -152,11 +192,11 @@ impl Plan {
             Kind::Commits => (rng.u64(24..=32), rng.u32(4..=16), Habits::commits(&mut rng)),
             Kind::Mixed | Kind::Cramped => (rng.u64(24..=64), rng.u32(1..=8), Habits::mixed(&mut rng)),
         };
-        let (deaths, failing) = (Vec::new(), Failing::Never);
+        let pool_bytes = pool_mib << 20;
+        let (deaths, failing, journal) = (Vec::new(), Failing::Never, JournalPlan::draw(&mut rng));
         // not drawn: what else a seed decides stays as it was
         let clock_jumps = xxhash_rust::xxh3::xxh3_64(&seed.to_le_bytes()).is_multiple_of(4);
-        let pool_bytes = pool_mib << 20;
-        Self { seed, pool_bytes, namespaces, lives, habits, deaths, failing, clock_jumps, verbose: false }
+        Self { seed, pool_bytes, namespaces, lives, habits, deaths, failing, clock_jumps, journal, verbose: false }
     }
 
     /// A run so short that it can be made once for each of its steps.
@@ -165,7 +205,7 @@ impl Plan {
         let plan = Self::of_kind(seed, Kind::Commits);
         let habits = Habits { clients: 2, requests: 3..8, pause_ns: 0, ..plan.habits };
         let namespaces = plan.namespaces.into_iter().take(1).map(|n| NamespacePlan { size: 64 << 10, ..n }).collect();
-        Self { pool_bytes: 24 << 20, namespaces, habits, clock_jumps: false, ..plan }
+        Self { pool_bytes: 24 << 20, namespaces, habits, clock_jumps: false, journal: None, ..plan }
     }
 
     /// Live blocks take most of what streams and reserve leave of the pool.
@@ -184,17 +224,22 @@ impl Plan {
         });
         let namespaces = namespaces.collect();
         let (lives, habits) = (rng.u32(1..=5), Habits::cramped(rng));
-        let (deaths, failing) = (Vec::new(), Failing::Never);
+        let (deaths, failing, journal) = (Vec::new(), Failing::Never, JournalPlan::draw(rng));
         Self {
             seed,
             pool_bytes: pool_mib << 20,
             namespaces,
             lives,
             habits,
-            failing,
             deaths,
+            failing,
             clock_jumps: false,
+            journal,
             verbose: false,
         }
     }
+}
+
+fn index(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(0)
 }

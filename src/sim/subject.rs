@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::death::Death;
 use super::machine::Machine;
+use super::pmem::SimPmem;
 use super::shared_memory::SharedMemory;
 use crate::core::request::NamespaceClient;
 use crate::env::{Env, FileId};
@@ -18,6 +19,15 @@ use crate::error::Result;
 
 /// A future on the simulator's one thread.
 pub type Local<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// What a journal is on.
+#[derive(Clone)]
+pub enum HostJournal {
+    /// Persistent memory.
+    Memory(Rc<SimPmem>),
+    /// A medium of the machine.
+    Block(FileId, u64),
+}
 
 /// What a daemon finds when it starts.
 #[derive(Clone)]
@@ -30,6 +40,10 @@ pub struct Host {
     pub file: FileId,
     /// Its size in bytes.
     pub size: u64,
+    /// What the pool's journal is on, if it has one.
+    pub journal: Option<HostJournal>,
+    /// The journal is lost, and given up.
+    pub journal_lost: bool,
     /// Memory that outlives the daemon.
     pub shared_memory: Rc<RefCell<SharedMemory>>,
     /// Changes with every start of the machine.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::core::Core;
+use crate::format::{Entry, Tier};
 use crate::log::SegmentState;
 use crate::units::SegmentId;
 
@@ -18,27 +19,32 @@ pub fn check_usage(core: &Core) -> Result<(), String> {
         return Ok(());
     }
     let state = core.state.borrow();
-    let mut counted: BTreeMap<SegmentId, u32> = BTreeMap::new();
-    let mut count =
-        |segment: Option<SegmentId>| segment.into_iter().for_each(|id| *counted.entry(id).or_default() += 1);
+    let mut counted: BTreeMap<(Tier, SegmentId), u32> = BTreeMap::new();
+    let mut count = |entry: Entry| entry.place().into_iter().for_each(|place| *counted.entry(place).or_default() += 1);
     for namespace in state.namespaces.values() {
         for (_, slot) in namespace.directory.iter() {
-            count(slot.image.entry.segment());
-            slot.leaf.iter().flat_map(|leaf| leaf.entries.iter()).for_each(|entry| count(entry.segment()));
+            count(slot.image.entry);
+            slot.leaf.iter().flat_map(|leaf| leaf.entries.iter()).for_each(|entry| count(*entry));
         }
     }
-    state.root.image_parts.iter().for_each(|part| count(part.segment()));
-    state.root.release.iter().for_each(|segment| count(Some(*segment)));
-    for (id, info) in state.log.segments.iter() {
-        let found = counted.get(&id).copied().unwrap_or(0);
+    state.root.image_parts.iter().for_each(|part| count(*part));
+    // of leaves and images, which are on tier 1
+    state.root.release.iter().for_each(|segment| *counted.entry((Tier::Ssd, *segment)).or_default() += 1);
+    let tiers = [Tier::Pmem, Tier::Ssd].into_iter();
+    let all = tiers.flat_map(|tier| state.log.table(tier).iter().map(move |(id, info)| (tier, id, info)));
+    for (tier, id, info) in all {
+        let found = counted.remove(&(tier, id)).unwrap_or(0);
         if info.live != found {
-            return Err(format!("segment {id} counts {} live entries, {found} point to it", info.live));
+            return Err(format!("{tier:?} segment {id} counts {} live entries, {found} point to it", info.live));
         }
         // what media lost without a word may leave an entry that points to an announced segment: an error when it is read
         let unused = matches!(info.state, SegmentState::Free | SegmentState::Announcing);
         if unused && found > 0 {
-            return Err(format!("segment {id} is {:?} and {found} entries point to it", info.state));
+            return Err(format!("{tier:?} segment {id} is {:?} and {found} entries point to it", info.state));
         }
     }
-    Ok(())
+    match counted.pop_first() {
+        Some(((tier, id), found)) => Err(format!("{found} entries point to {tier:?} segment {id}, which is not there")),
+        None => Ok(()),
+    }
 }

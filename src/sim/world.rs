@@ -10,7 +10,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -19,77 +18,25 @@ use fastrand::Rng;
 
 use super::death::{Death, LifeSteps, Point};
 use super::fault::{Fault, FaultKind};
-use super::machine::{Machine, MachineStats};
+use super::machine::Machine;
 use super::oracle::Failure;
 use super::order::SeededOrder;
-use super::plan::{Failing, Plan, PlannedDeath, SPARED_BYTES};
+use super::plan::{Failing, JournalKind, Plan, PlannedDeath, SPARED_BYTES};
+use super::pmem::SimPmem;
+pub use super::report::{Red, Report};
 use super::shared_memory::SharedMemory;
 use super::sink::{Hosts, Sink, Tolerance, lock};
-use super::subject::{Host, Local, Serving, Subject};
+use super::subject::{Host, HostJournal, Local, Serving, Subject};
 use super::trace::Trace;
 use super::workload::{Desk, Habits, Target, client, read_everything};
 use crate::env::{Env, Executor, FileId, Reactor, Rng as EnvRng};
 use crate::error::Result;
+use crate::format::journal::JournalHeader;
 
 /// Simulated time a life may last at most.
 const LIFE_NS_MAX: u64 = 600_000_000_000;
 /// Tasks that may run in a life at most: beyond it the daemon spins.
 const TURNS_MAX: u64 = 20_000_000;
-
-/// How a run went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// Hash of everything that happened: the same for the same seed.
-    pub digest: u64,
-    /// Events in it.
-    pub events: u64,
-    /// Replies without an error.
-    pub good: u64,
-    /// Replies with an error.
-    pub bad: u64,
-    /// Writes that the oracle knows of.
-    pub writes: usize,
-    /// Of the media.
-    pub machine: MachineStats,
-    /// Daemons that died before they served.
-    pub unserved: u32,
-    /// What the daemons did, by name.
-    pub marks: BTreeMap<&'static str, u64>,
-    /// Steps of each life that was to be followed by another.
-    pub lives: Vec<LifeSteps>,
-}
-
-/// Why a run is red.
-#[derive(Clone, Debug)]
-pub struct Red {
-    /// Of this seed.
-    pub seed: u64,
-    /// On media that fail like this.
-    pub failing: Failing,
-    /// What must never happen and did.
-    pub violations: Vec<String>,
-    /// What happened last: on media, then at hosts.
-    pub recent: Vec<String>,
-}
-
-impl fmt::Display for Red {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {} is red:", self.seed)?;
-        for violation in &self.violations {
-            writeln!(f, "  {violation}")?;
-        }
-        writeln!(f, "what happened last:")?;
-        for event in &self.recent {
-            writeln!(f, "    {event}")?;
-        }
-        let Self { seed, failing, .. } = self;
-        write!(
-            f,
-            "to run it again: PLICA_SIM_SEED={seed} PLICA_SIM_FAILING={failing} cargo test -p ublk-tests --test simulation \
-             one_seed"
-        )
-    }
-}
 
 /// How a life ended.
 enum End {
@@ -113,6 +60,8 @@ struct World<'a> {
     rng: Rng,
     machine: Rc<RefCell<Machine>>,
     file: FileId,
+    journal: Option<HostJournal>,
+    journal_lost: bool,
     shared_memory: Rc<RefCell<SharedMemory>>,
     hosts: Arc<Mutex<Hosts>>,
     boot: [u8; 16],
@@ -143,7 +92,15 @@ impl<'a> World<'a> {
         let mut machine = Machine::new(rng.fork(), Trace::new(plan.verbose));
         machine.jumps = plan.clock_jumps.then(|| Rng::with_seed(plan.seed ^ 0x006a_756d_7000));
         let file = machine.add_medium(plan.pool_bytes);
-        let tolerance = if plan.failing == Failing::Never { Tolerance::NoSpace } else { Tolerance::MediaErrors };
+        let journal = plan.journal.map(|journal| {
+            let bytes = JournalHeader::bytes_of(journal.segments);
+            match journal.kind {
+                JournalKind::Memory => HostJournal::Memory(SimPmem::new(usize::try_from(bytes).unwrap_or(0))),
+                JournalKind::Block => HostJournal::Block(machine.add_medium(bytes), bytes),
+            }
+        });
+        let well = plan.failing == Failing::Never && !plan.journal.is_some_and(|journal| journal.lost);
+        let tolerance = if well { Tolerance::NoSpace } else { Tolerance::MediaErrors };
         let hosts = Hosts::new(tolerance, Trace::new(plan.verbose), plan.seed);
         let boot = rng.u128(..).to_le_bytes();
         Self {
@@ -151,6 +108,8 @@ impl<'a> World<'a> {
             rng,
             machine: Rc::new(RefCell::new(machine)),
             file,
+            journal,
+            journal_lost: false,
             shared_memory: Rc::default(),
             hosts,
             boot,
@@ -257,6 +216,8 @@ impl<'a> World<'a> {
             machine: self.machine.clone(),
             file: self.file,
             size: self.plan.pool_bytes,
+            journal: self.journal.clone(),
+            journal_lost: self.journal_lost,
             shared_memory: self.shared_memory.clone(),
             boot: self.boot,
             death: death.clone(),
@@ -396,6 +357,7 @@ impl<'a> World<'a> {
         if power {
             self.lose_power();
         }
+        self.perhaps_lose_journal();
     }
 
     fn after_stop(&mut self) {
@@ -404,10 +366,21 @@ impl<'a> World<'a> {
         if self.rng.bool() && self.plan.failing != Failing::Silently {
             self.lose_power();
         }
+        self.perhaps_lose_journal();
+    }
+
+    /// Now and then the journal is gone when the next daemon starts.
+    fn perhaps_lose_journal(&mut self) {
+        if self.plan.journal.is_some_and(|journal| journal.lost) && self.rng.u8(0..3) == 0 {
+            self.journal_lost = true;
+        }
     }
 
     fn lose_power(&mut self) {
         self.machine.borrow_mut().loses_power();
+        if let Some(HostJournal::Memory(memory)) = &self.journal {
+            memory.loses_power(&mut self.rng);
+        }
         self.shared_memory.borrow_mut().loses_power();
         self.boot = self.rng.u128(..).to_le_bytes();
         self.failure = Failure::Machine;

@@ -314,9 +314,18 @@ async fn run_engine(
         root_key: &root_key,
         pool: None,
         now_unix: 0,
+        journal: None,
     };
     plica::pool::create(&env, &media, &create).await?;
-    let open = OpenOptions { root_key, boot: [0; 16], identity: (0, 0), codec, bounds: ReplayBounds::default() };
+    let open = OpenOptions {
+        root_key,
+        boot: [0; 16],
+        identity: (0, 0),
+        codec,
+        bounds: ReplayBounds::default(),
+        journal: None,
+        accept_journal_loss: false,
+    };
     let pool = Pool::open(&env, &media, Box::new(NoStore), open).await?;
     drop(helped.set(pool.clone()));
     let spec = NamespaceSpec {

@@ -210,7 +210,8 @@ async fn load(
     Ok(times)
 }
 
-async fn measure(env: Env, media: Media, codec: CodecPool, helped: Helped, a: Arguments) -> plica::error::Result<()> {
+/// A new pool, served.
+async fn new_pool(env: &Env, media: &Media, codec: CodecPool) -> plica::error::Result<Rc<Pool>> {
     let root_key = RootKey::from_bytes(&[1; 32]);
     let create = CreateOptions {
         label: "steady state",
@@ -219,10 +220,23 @@ async fn measure(env: Env, media: Media, codec: CodecPool, helped: Helped, a: Ar
         root_key: &root_key,
         pool: None,
         now_unix: 0,
+        journal: None,
     };
-    plica::pool::create(&env, &media, &create).await?;
-    let open = OpenOptions { root_key, boot: [1; 16], identity: (0, 0), codec, bounds: ReplayBounds::default() };
-    let pool = Pool::open(&env, &media, Box::new(NoStore), open).await?;
+    plica::pool::create(env, media, &create).await?;
+    let open = OpenOptions {
+        root_key,
+        boot: [1; 16],
+        identity: (0, 0),
+        codec,
+        bounds: ReplayBounds::default(),
+        journal: None,
+        accept_journal_loss: false,
+    };
+    Pool::open(env, media, Box::new(NoStore), open).await
+}
+
+async fn measure(env: Env, media: Media, codec: CodecPool, helped: Helped, a: Arguments) -> plica::error::Result<()> {
+    let pool = new_pool(&env, &media, codec).await?;
     drop(helped.set(pool.clone()));
     let first = pool.status();
     let usable = u64::from(first.segments) * u64::from(first.segment_bytes);

@@ -31,12 +31,14 @@ macro_rules! canaries {
 canaries! {
     checksum_off: Checksum within 200 of Plan::of,
     slot_reused_before_completion: SlotAfterCompletion within 200 of Plan::of,
-    clear_segment_reused_early: ClearBeforeReuse within 200 of |seed| Plan::of_kind(seed, Kind::Churn),
+    clear_segment_reused_early: ClearBeforeReuse within 400 of |seed| Plan { journal: None, ..Plan::of_kind(seed, Kind::Churn) },
     root_before_flush: FlushBeforeRoot within 200 of Plan::of,
     flush_joins_a_running_one: FlushAfterCompletion within 200 of Plan::of,
     acknowledged_before_published: PublishBeforeAcknowledge within 200 of Plan::of,
     merge_without_compare: MergeByCompare within 200 of Plan::of,
     staging_not_adopted: Adoption within 200 of Plan::of,
+    acknowledged_before_persisted: PersistBeforeAcknowledge within 200 of |seed| Plan::with_journal(seed, false),
+    journal_in_leaves_that_no_root_marks: MarkBeforeJournal within 400 of |seed| Plan::with_journal(seed, true),
     move_without_compare: MoveByCompare within 50 of |seed| Plan::of_kind(seed, Kind::Cramped),
 }
 

@@ -63,9 +63,12 @@ fn any_root() -> impl Strategy<Value = Root> {
         .prop_map(|(s, g)| SegmentChange { segment: SegmentId(s), generation: Generation(g) });
     let session = (any::<u64>(), any::<u64>())
         .prop_map(|(s, op)| WindowSession { session: SessionId(s), last_accepted: OpNo(op) });
-    let directory = (any::<u32>(), any::<u32>(), any_entry(), any::<u64>()).prop_map(|(ns, leaf, entry, op)| {
-        DirectoryChange { namespace: NamespaceId(ns), leaf, image: LeafImage { entry, complete: OpNo(op) } }
-    });
+    let directory = (any::<u32>(), any::<u32>(), any_entry(), 0..1_u64 << 63, any::<bool>()).prop_map(
+        |(ns, leaf, entry, op, journaled)| {
+            let image = LeafImage { entry, complete: OpNo(op), journaled };
+            DirectoryChange { namespace: NamespaceId(ns), leaf, image }
+        },
+    );
     let lists = (
         vec(any_entry(), 0..20),
         vec(change.clone(), 0..20),

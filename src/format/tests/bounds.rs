@@ -5,6 +5,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::samples::*;
 use super::tables::field;
 use crate::format::batch::{BATCH_HEADER_BYTES, BatchHeader, OP_MAX, WalkedRecords};
+use crate::format::journal::JournalHeader;
 use crate::format::namespaces::NamespaceTable;
 use crate::format::record::{Place, RecordBody, RecordHeader};
 use crate::format::root::Root;
@@ -13,7 +14,7 @@ use crate::format::summary::decode_footer;
 use crate::format::superblock::Superblock;
 use crate::format::{Codec, Entry};
 use crate::limits::NAMESPACE_BLOCKS_MAX;
-use crate::units::{Granule, Lba, NamespaceId, OpNo, SealNo, SegmentId};
+use crate::units::{Granule, JournalId, Lba, NamespaceId, OpNo, SealNo, SegmentId};
 
 /// Sets a field of the documented table and seals the checksum at the end again.
 fn forge(bytes: &mut [u8], table: &str, name: &str, value: u64) {
@@ -47,6 +48,38 @@ fn superblocks() {
         forge(&mut bytes, "superblock", name, value);
         assert!(Superblock::decode(&bytes).is_err(), "{name} {value:#x}");
     }
+}
+
+#[test]
+fn superblocks_with_a_journal() {
+    for (name, value) in [("journal flags", 2), ("journal path length", 1025), ("journal path length", 9)] {
+        let mut bytes = superblock_with_journal().encode();
+        forge(&mut bytes, "superblock", name, value);
+        assert!(Superblock::decode(&bytes).is_err(), "{name} {value:#x}");
+    }
+    for (name, value) in [("journal flags", 1), ("journal path length", 1), ("journal path", 1)] {
+        let mut bytes = superblock().encode();
+        forge(&mut bytes, "superblock", name, value);
+        assert!(Superblock::decode(&bytes).is_err(), "{name} {value:#x} without a journal");
+    }
+}
+
+#[test]
+fn journal_headers() {
+    for (name, value) in [
+        ("version", 2),
+        ("segment bytes", 1 << 20),
+        ("segment count", 0),
+        ("segment count", 15),
+        ("segment count", (1 << 24) + 1),
+        ("zero", 1),
+    ] {
+        let mut bytes = journal_header().encode();
+        forge(&mut bytes, "journal header", name, value);
+        assert!(JournalHeader::decode(&bytes).is_err(), "{name} {value:#x}");
+    }
+    let nobody = JournalHeader { id: JournalId::default(), ..journal_header() };
+    JournalHeader::decode(&nobody.encode()).unwrap_err();
 }
 
 #[test]

@@ -5,6 +5,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::error::Result;
 use crate::format::batch::{BATCH_HEADER_BYTES, BatchHeader, WalkedRecords, walk_records};
 use crate::format::image::{decode_image, encode_image};
+use crate::format::journal::JournalHeader;
 use crate::format::layout::NAMESPACE_TABLE_BYTES;
 use crate::format::leaf::{LEAF_BYTES, decode_leaf, encode_leaf};
 use crate::format::namespaces::{NamespaceEntry, NamespaceTable, WRAPPED_KEY_BYTES};
@@ -14,10 +15,10 @@ use crate::format::root::{
 };
 use crate::format::slot::{Prelude, StagingHeader};
 use crate::format::summary::{Change, SummaryEntry, decode_summary, encode_summary};
-use crate::format::superblock::{KeySource, LABEL_BYTES, Superblock};
+use crate::format::superblock::{JournalName, KeySource, LABEL_BYTES, Superblock};
 use crate::format::{Cipher, Codec, Compression, Entry, Location, State, Tier};
 use crate::limits::LEAF_ENTRIES;
-use crate::units::{Generation, Granule, Lba, NamespaceId, OpNo, PoolId, SealNo, SegmentId, SessionId};
+use crate::units::{Generation, Granule, JournalId, Lba, NamespaceId, OpNo, PoolId, SealNo, SegmentId, SessionId};
 
 pub(super) const SESSION: SessionId = SessionId(0x5e55_1011_1213_1415);
 
@@ -55,6 +56,23 @@ pub(super) fn superblock() -> Superblock {
         key_source: KeySource::Passphrase { memory_kib: 0x0001_2345, passes: 0x33, lanes: 0x22, salt: [0x5a; 16] },
         key_check: [0xc4; 16],
         label,
+        journal: None,
+    }
+}
+
+pub(super) fn superblock_with_journal() -> Superblock {
+    let journal = JournalName { id: JournalId([0x1d; 16]), volatile: true, path: b"/dev/pmem0".to_vec() };
+    Superblock { journal: Some(journal), ..superblock() }
+}
+
+pub(super) fn journal_header() -> JournalHeader {
+    JournalHeader {
+        pool: pool(),
+        id: JournalId([0x1d; 16]),
+        sequence: 0x0102_0304_0506_0709,
+        segment_count: 0x0001_0203,
+        session: SESSION,
+        previous: SessionId(0x2122_2324_2526_2728),
     }
 }
 
@@ -93,7 +111,7 @@ pub(super) fn root() -> Root {
     let leaf = |leaf, entry| DirectoryChange {
         namespace: NamespaceId(0x41),
         leaf,
-        image: LeafImage { entry, complete: OpNo(0x4243_4445) },
+        image: LeafImage { entry, complete: OpNo(0x4243_4445), journaled: false },
     };
     Root {
         pool: pool(),
@@ -296,6 +314,8 @@ pub(super) fn structures() -> Vec<Structure> {
         structure("prelude", prelude().encode(&place(), SESSION).to_vec(), |b| {
             told(Prelude::decode(b, pool(), SESSION))
         }),
+        structure("journal", journal_header().encode().to_vec(), |b| told(JournalHeader::decode(b))),
+        structure("superblock-journal", superblock_with_journal().encode().to_vec(), |b| told(Superblock::decode(b))),
         plain("leaf", leaf(), |b| told(decode_leaf(b))),
         plain("image", image().0, |b| told(decode_image(b, 48))),
     ]

@@ -4,10 +4,12 @@ use std::ops::Range;
 
 use super::samples::*;
 use crate::format::batch::BATCH_HEADER_BYTES;
+use crate::format::image::encode_image;
+use crate::format::journal::{JOURNAL_FRONT_BYTES, JOURNAL_HEADER_BYTES, JournalHeader};
 use crate::format::layout::{END_BYTES, Layout, NAMESPACE_TABLE_BYTES, ROOT_BYTES};
 use crate::format::leaf::LEAF_BYTES;
 use crate::format::record::{Place, RECORD_HEADER_BYTES};
-use crate::format::root::{DIRECTORY_CHANGE_BYTES, SEGMENT_CHANGE_BYTES};
+use crate::format::root::{DIRECTORY_CHANGE_BYTES, DirectoryChange, LeafImage, SEGMENT_CHANGE_BYTES};
 use crate::format::slot::{PRELUDE_BYTES, STAGING_HEADER_BYTES};
 use crate::format::summary::{SUMMARY_ENTRY_BYTES, SUMMARY_FOOTER_BYTES, summary_bytes};
 use crate::format::superblock::SUPERBLOCK_BYTES;
@@ -58,6 +60,8 @@ fn tables_are_contiguous_and_as_long_as_the_code_says() {
         ("superblock", SUPERBLOCK_BYTES),
         ("namespace table", NAMESPACE_TABLE_BYTES),
         ("namespace entry", 256),
+        ("journal", usize::try_from(JOURNAL_FRONT_BYTES).unwrap()),
+        ("journal header", JOURNAL_HEADER_BYTES),
         ("root", 256),
         ("session", 16),
         ("window", 12),
@@ -142,6 +146,40 @@ fn superblock_fields() {
             ("checksum", check),
         ],
     );
+}
+
+#[test]
+fn journal_fields() {
+    let bytes = superblock_with_journal().encode();
+    holds_bytes("superblock", &bytes, "journal", &[0x1d; 16]);
+    holds("superblock", &bytes, &[("journal flags", 1), ("journal path length", 10)]);
+    let path = [b"/dev/pmem0".as_slice(), &[0; 1014]].concat();
+    holds_bytes("superblock", &bytes, "journal path", &path);
+    let (bytes, header) = (journal_header().encode(), journal_header());
+    holds_bytes("journal header", &bytes, "magic", b"PLCjrnl\0");
+    holds_bytes("journal header", &bytes, "pool", &pool().0);
+    holds_bytes("journal header", &bytes, "journal", &[0x1d; 16]);
+    holds(
+        "journal header",
+        &bytes,
+        &[
+            ("version", 1),
+            ("segment bytes", 256 << 10),
+            ("sequence", header.sequence),
+            ("session", SESSION.0),
+            ("previous session", header.previous.0),
+            ("segment count", 0x0001_0203),
+            ("checksum", xxhash_rust::xxh3::xxh3_64(&bytes[..4088])),
+        ],
+    );
+    for sequence in [6, 7] {
+        let slot = format!("header slot {}", sequence % 2);
+        assert_eq!(JournalHeader::offset(sequence), field("journal", &slot).start as u64);
+    }
+    let flagged = LeafImage { journaled: true, ..root().directory[0].image };
+    let change = DirectoryChange { image: flagged, ..root().directory[0] };
+    let bytes = encode_image([change].into_iter(), &[]).0;
+    holds("directory change", &bytes, &[("complete", 1 << 63 | 0x4243_4445)]);
 }
 
 #[test]

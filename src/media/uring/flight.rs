@@ -9,7 +9,7 @@ use std::sync::Arc;
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
 use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::env::FileId;
 use crate::env::reactor::{Completion, IoBuf, Op};
@@ -79,13 +79,15 @@ impl Flight {
                 let bytes = bytes_of(rest.len());
                 opcode::Read::new(fd(files, *file), rest.as_mut_ptr(), bytes).offset(*offset + done as u64).build()
             }
-            Op::Write { file, offset, buf, len } => {
+            Op::Write { file, offset, buf, len, durable } => {
+                let sync = if *durable { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
                 let rest = match buf {
                     IoBuf::Owned(buf) => &buf[done..*len],
                     IoBuf::Slot(slot) => &slot.bytes()[done..*len],
                 };
                 let bytes = bytes_of(rest.len());
-                opcode::Write::new(fd(files, *file), rest.as_ptr(), bytes).offset(*offset + done as u64).build()
+                let write = opcode::Write::new(fd(files, *file), rest.as_ptr(), bytes);
+                write.offset(*offset + done as u64).rw_flags(sync.bits().cast_signed()).build()
             }
             Op::Flush { file } => opcode::Fsync::new(fd(files, *file)).flags(FsyncFlags::DATASYNC).build(),
             Op::Allocate { file, .. } if !files[file.0].allocates => opcode::Nop::new().build(),

@@ -57,8 +57,15 @@ fn root_key() -> RootKey {
 async fn create(env: Env, media: Media, blocks: u64) -> plica::error::Result<()> {
     let root_key = root_key();
     let key_source = KeySource::File;
-    let options =
-        CreateOptions { label: "bench", segment_bytes: None, key_source, root_key: &root_key, pool: None, now_unix: 0 };
+    let options = CreateOptions {
+        label: "bench",
+        segment_bytes: None,
+        key_source,
+        root_key: &root_key,
+        pool: None,
+        now_unix: 0,
+        journal: None,
+    };
     plica::pool::create(&env, &media, &options).await?;
     let pool = open(&env, &media, ReplayBounds::default(), 1).await?;
     let spec = NamespaceSpec {
@@ -80,7 +87,15 @@ async fn create(env: Env, media: Media, blocks: u64) -> plica::error::Result<()>
 async fn open(env: &Env, media: &Media, bounds: ReplayBounds, boot: u8) -> plica::error::Result<Rc<Pool>> {
     let codec =
         CodecPool::new(1).map_err(|e| plica::error::Error::new(plica::error::ErrorKind::Config, e.to_string()))?;
-    let options = OpenOptions { root_key: root_key(), boot: [boot; 16], identity: (0, 0), codec, bounds };
+    let options = OpenOptions {
+        root_key: root_key(),
+        boot: [boot; 16],
+        identity: (0, 0),
+        codec,
+        bounds,
+        journal: None,
+        accept_journal_loss: false,
+    };
     Pool::open(env, media, Box::new(NoStore), options).await
 }
 

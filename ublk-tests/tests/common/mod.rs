@@ -22,7 +22,7 @@ use plica::format::superblock::KeySource;
 use plica::format::{Cipher, Compression};
 use plica::keys::RootKey;
 use plica::media::{Access, Device, DeviceKind, Media, UringBackend};
-use plica::pool::{CreateOptions, NamespaceSpec, OpenOptions, Pool};
+use plica::pool::{CreateOptions, JournalFound, NamespaceSpec, OpenOptions, Pool};
 use plica::staging::{Region, StagingStore};
 use plica::units::{PoolId, SessionId};
 
@@ -92,6 +92,7 @@ pub(crate) fn create(path: &Path, bytes: u64, machine: &Machine, spec: Namespace
             root_key: &key,
             pool: None,
             now_unix: 1,
+            journal: None,
         };
         plica::pool::create(&env, &media, &options).await.unwrap();
         let pool = open(&env, &media, &machine).await.unwrap();
@@ -115,12 +116,25 @@ pub(crate) fn spec(blocks: u64) -> NamespaceSpec {
 
 /// Opens the pool, in the same boot always.
 pub(crate) async fn open(env: &Env, media: &Media, machine: &Machine) -> Result<Rc<Pool>> {
+    open_with(env, media, machine, None, false).await
+}
+
+/// Opens a pool with its journal.
+pub(crate) async fn open_with(
+    env: &Env,
+    media: &Media,
+    machine: &Machine,
+    journal: Option<JournalFound>,
+    accept_journal_loss: bool,
+) -> Result<Rc<Pool>> {
     let options = OpenOptions {
         root_key: key(),
         boot: [1; 16],
         identity: (1, 2),
         codec: CodecPool::new(0).unwrap(),
         bounds: ReplayBounds::default(),
+        journal,
+        accept_journal_loss,
     };
     Pool::open(env, media, Box::new(machine.clone()), options).await
 }

@@ -1,0 +1,224 @@
+//! `plica journal`: giving a pool a journal, emptying it, taking it away; and what `plica create` needs of that.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+
+use super::access::{Access, access, unexpected};
+use super::offline::with_pool;
+use super::pool_args::{KeyArgs, PoolArgs};
+use super::{Failure, output, size};
+use crate::control::{Answer, Command};
+use crate::daemon::{Machine, allowed, check_placement};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fail;
+use crate::format::journal::JOURNAL_HEADER_BYTES;
+use crate::media::{Access as MediaAccess, Device, create_file};
+use crate::pmem::{JournalDevice, Memory, open_journal};
+use crate::pool::add_journal;
+
+pub(super) const HELP: &str = "\
+A journal takes the small writes that databases commit again and again (their logs): they are durable in it when they are \
+acknowledged, and most of them are overwritten there and never reach the pool. It is persistent memory (a file on a DAX \
+filesystem, /dev/daxN.M), or any other file or block device: best an NVMe with power-loss protection. From then on the \
+pool needs it to be opened.
+
+Examples:
+  plica create pool.plica --size 16G --root-key pool.key --journal /dev/nvme1n1
+  plica journal add pool.plica --journal /mnt/pmem/journal:8G
+  plica journal drain pool.plica
+  plica journal remove pool.plica";
+
+const ADD_HELP: &str = "\
+The pool must not be served meanwhile.
+
+Example:
+  plica journal add pool.plica --journal /mnt/pmem/journal:8G";
+const DRAIN_HELP: &str = "\
+What is in the journal is moved to the pool. The pool may be served meanwhile; what comes later goes to the journal again.
+
+Example:
+  plica journal drain pool.plica";
+const REMOVE_HELP: &str = "\
+What is in the journal is moved to the pool, which does without it from then on. The pool may be served meanwhile.
+
+Example:
+  plica journal remove pool.plica";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum JournalCommand {
+    /// Give a journal to a pool that has none
+    #[command(after_help = ADD_HELP)]
+    Add(AddArgs),
+    /// Move all that is in it to the pool
+    #[command(after_help = DRAIN_HELP)]
+    Drain(EmptyArgs),
+    /// Empty it and take it away
+    #[command(after_help = REMOVE_HELP)]
+    Remove(EmptyArgs),
+}
+
+/// A journal that is to be given to a pool.
+#[derive(Clone, Debug, Args)]
+pub(super) struct NewJournalArgs {
+    /// Accept a journal in memory (tmpfs), which is lost when the machine restarts: the pool then does not open, and what was
+    /// only there is gone
+    #[arg(long)]
+    journal_volatile: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AddArgs {
+    #[command(flatten)]
+    pool: PoolArgs,
+
+    /// The journal: a file, block device or DAX device; a new file with its size
+    #[arg(long, value_name = "PATH[:SIZE]")]
+    journal: String,
+
+    #[command(flatten)]
+    new: NewJournalArgs,
+
+    /// Give up what the file or device holds
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EmptyArgs {
+    #[command(flatten)]
+    pool: PoolArgs,
+
+    /// The journal, if it is not where it was when it was given to the pool
+    #[arg(long, value_name = "PATH")]
+    journal: Option<PathBuf>,
+
+    #[command(flatten)]
+    key: KeyArgs,
+}
+
+impl JournalCommand {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Add(args) => args.run(),
+            Self::Drain(args) => args.run(false),
+            Self::Remove(args) => args.run(true),
+        }
+    }
+}
+
+impl AddArgs {
+    fn run(self) -> Result<(), Failure> {
+        if let Access::Served(_) = access(&self.pool)? {
+            let text = "the pool is served: stop its daemon, add the journal, and serve it again";
+            return Err(Error::new(ErrorKind::Busy, text).into());
+        }
+        let (path, device) = self.new.open(&self.journal, self.force)?;
+        let kind = device.kind();
+        let pool = Device::open(&self.pool.pool, MediaAccess::Write)?;
+        let mut machine = Machine::with_devices(&pool, Some(device))?;
+        let (env, media, journal) = (machine.env(), machine.media(), machine.journal());
+        let Some(journal) = journal else { unreachable!("it was handed over") };
+        let id = machine.run(async move { add_journal(&env, &media, &journal, &path).await })?;
+        output::print(&format!("journal {id} ({kind}) added\n"));
+        Ok(())
+    }
+}
+
+impl EmptyArgs {
+    fn run(self, remove: bool) -> Result<(), Failure> {
+        match access(&self.pool)? {
+            Access::Served(mut daemon) => match daemon.ask(Command::JournalDrain { remove })? {
+                Answer::Done => {}
+                other => return Err(unexpected(&other)),
+            },
+            Access::Idle(peek) => {
+                let journal = self.journal.as_deref();
+                with_pool(&self.pool, journal, &peek, &self.key, async move |pool| {
+                    if remove { pool.remove_journal().await } else { pool.drain_journal().await }
+                })?;
+            }
+        }
+        output::print(if remove { "the pool has no journal any more\n" } else { "the journal is empty\n" });
+        Ok(())
+    }
+}
+
+impl NewJournalArgs {
+    /// Opens what is to be a journal; makes the file if it does not exist.
+    pub(super) fn open(&self, text: &str, force: bool) -> Result<(PathBuf, JournalDevice), Failure> {
+        let (path, bytes) = split(text).map_err(Failure::Usage)?;
+        let is_new = !path.exists();
+        match (is_new, bytes) {
+            (true, Some(bytes)) => create_file(&path, bytes)?,
+            (true, None) => {
+                let text = format!("{} does not exist; to make it, give its size: PATH:SIZE", path.display());
+                return Err(Failure::Usage(text));
+            }
+            (false, Some(_)) => {
+                return Err(Failure::Usage(format!("{} exists and is used whole, without a size", path.display())));
+            }
+            (false, None) => {}
+        }
+        let opened = self.open_existing(&path, force || is_new);
+        if opened.is_err() && is_new {
+            // the error that is reported is the first one
+            drop(std::fs::remove_file(&path));
+        }
+        let path = std::path::absolute(&path).unwrap_or(path);
+        Ok((path, opened?))
+    }
+
+    fn open_existing(&self, path: &Path, force: bool) -> Result<JournalDevice> {
+        check_placement(path)?;
+        let device = allowed(open_journal(path)?, self.journal_volatile)?;
+        if !force {
+            check_unused(&device, path)?;
+        }
+        Ok(device)
+    }
+}
+
+/// Refuses a medium with content.
+fn check_unused(device: &JournalDevice, path: &Path) -> Result<()> {
+    let mut head = vec![0; JOURNAL_HEADER_BYTES];
+    let found = match device {
+        JournalDevice::Mapped(mapping, _) if mapping.size() >= head.len() as u64 => {
+            mapping.load(0, &mut head);
+            None
+        }
+        JournalDevice::Mapped(..) => None,
+        JournalDevice::Block(device) => {
+            head = device.read_blocking(0, JOURNAL_HEADER_BYTES)?;
+            device.signature(&[])?
+        }
+    };
+    let found = if head.iter().any(|byte| *byte != 0) { found.or(Some("something")) } else { found };
+    if let Some(found) = found {
+        fail!(Exists, "{} holds {found}; its content would be lost (--force to give it up)", path.display());
+    }
+    Ok(())
+}
+
+/// PATH or PATH:SIZE. A colon that no size follows is part of the path.
+fn split(text: &str) -> Result<(PathBuf, Option<u64>), String> {
+    match text.rsplit_once(':') {
+        Some((path, bytes)) if bytes.starts_with(|c: char| c.is_ascii_digit()) && !path.is_empty() => {
+            Ok((path.into(), Some(size::parse_block_size_multiple(bytes)?)))
+        }
+        _ => Ok((text.into(), None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_follows_the_last_colon() {
+        assert_eq!(split("/mnt/pmem/j:8G"), Ok(("/mnt/pmem/j".into(), Some(8 << 30))));
+        assert_eq!(split("/dev/dax0.0"), Ok(("/dev/dax0.0".into(), None)));
+        assert_eq!(split("/dev/disk/by-path/pci:a"), Ok(("/dev/disk/by-path/pci:a".into(), None)));
+        assert!(split("j:10000").is_err());
+    }
+}

@@ -1,0 +1,115 @@
+//! The segments of tier 0: never announced, since recovery looks at all of them; opened straight from the free list.
+//!
+//! **Invariants.** A segment is opened in a generation above all that recovery saw on the tier, so that what was torn when
+//! a session ended is never of the generation that a later one opens. A session appends only to segments that it opened.
+
+use super::{SegmentInfo, SegmentState, SegmentTable, SummaryState};
+use crate::units::{Generation, OpNo, SegmentId};
+
+/// A segment of tier 0 as recovery found it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JournalSegment {
+    /// Of its first batch; 0 when there is none.
+    pub generation: Generation,
+    /// Byte behind the last accepted batch; 0 when none was accepted: the segment is free.
+    pub end: u32,
+    /// Highest number accepted in it.
+    pub top_op: OpNo,
+}
+
+impl SegmentTable {
+    /// The segments of a journal, in order.
+    #[must_use]
+    pub fn of_journal(found: &[JournalSegment]) -> Self {
+        let mut table = Self::new(found.iter().map(|segment| segment.generation).collect(), OpNo(0));
+        table.free.clear();
+        for (index, segment) in found.iter().enumerate() {
+            let id = SegmentId(u32::try_from(index).unwrap_or(u32::MAX));
+            let info = table.get_mut(id);
+            // it holds no CLEARs
+            (info.end, info.top_op, info.clear_op) = (segment.end, segment.top_op, OpNo(0));
+            if segment.end == 0 {
+                info.state = SegmentState::Free;
+                table.free.push_back(id);
+            } else {
+                info.state = SegmentState::Sealed;
+            }
+        }
+        let highest = found.iter().map(|segment| segment.generation.0).max().unwrap_or(0);
+        table.floor = Generation(highest + 1);
+        table
+    }
+
+    /// Opens a free segment.
+    pub fn open_free(&mut self, now_ns: u64) -> Option<SegmentId> {
+        let id = self.free.pop_front()?;
+        let floor = self.floor;
+        let info = self.get_mut(id);
+        let generation = Generation(info.generation.0 + 1).max(floor);
+        *info = SegmentInfo {
+            generation,
+            state: SegmentState::Open,
+            summary: SummaryState::None,
+            live: info.live,
+            emptied_op: OpNo(0),
+            top_op: OpNo(0),
+            clear_op: OpNo(0),
+            end: 0,
+            pins: info.pins,
+            written: true,
+            born_ns: now_ns,
+            total: 0,
+            bytes: 0,
+        };
+        Some(id)
+    }
+
+    /// The sealed segment that holds the fewest live blocks, and some, all of its records being durable up to `settled`;
+    /// of those that hold as many the oldest.
+    #[must_use]
+    pub fn least_live(&self, settled: OpNo) -> Option<SegmentId> {
+        let sealed = |info: &SegmentInfo| info.state == SegmentState::Sealed && info.live > 0 && info.top_op <= settled;
+        let candidates = self.iter().filter(|(_, info)| sealed(info));
+        candidates.min_by_key(|(_, info)| (info.live, info.top_op)).map(|(id, _)| id)
+    }
+
+    /// Live blocks of the tier.
+    #[must_use]
+    pub fn live_blocks(&self) -> u64 {
+        self.infos.iter().map(|info| u64::from(info.live)).sum()
+    }
+
+    /// Empty segments that wait for the operation that emptied them to be durable.
+    #[must_use]
+    pub fn waiting_count(&self) -> usize {
+        self.empty.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_opens_above_all_generations_that_it_found() {
+        let used = JournalSegment { generation: Generation(7), end: 4096, top_op: OpNo(9) };
+        let torn = JournalSegment { generation: Generation(3), end: 0, top_op: OpNo(0) };
+        let mut table = SegmentTable::of_journal(&[used, torn, JournalSegment::default()]);
+        assert_eq!((table.free_count(), table.get(SegmentId(0)).state), (2, SegmentState::Sealed));
+        assert_eq!(table.open_free(5), Some(SegmentId(1)));
+        assert_eq!((table.get(SegmentId(1)).generation, table.get(SegmentId(1)).born_ns), (Generation(8), 5));
+        table.seal(SegmentId(1));
+        assert_eq!(table.reclaim(OpNo(100), OpNo(0)), 0, "nobody knows yet what is in use");
+        table.usage_counted(OpNo(50));
+        assert_eq!(
+            table.reclaim(OpNo(49), OpNo(0)),
+            2,
+            "they were perhaps emptied by an operation that is not durable"
+        );
+        assert_eq!(table.reclaim(OpNo(50), OpNo(0)), 0);
+        assert_eq!(table.free_count(), 3);
+        assert_eq!([table.open_free(6), table.open_free(6)], [Some(SegmentId(2)), Some(SegmentId(0))]);
+        assert_eq!(table.open_free(7), Some(SegmentId(1)));
+        assert_eq!(table.get(SegmentId(1)).generation, Generation(9));
+    }
+}

@@ -1,0 +1,332 @@
+//! The engine with a journal in memory: logs live and die there, it survives kills, its loss is noticed.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use common::{Machine, ask, key, open_with, pattern, serve, spec};
+use plica::core::request::{NamespaceClient, RequestKind};
+use plica::env::Env;
+use plica::error::ErrorKind;
+use plica::format::superblock::KeySource;
+use plica::media::Media;
+use plica::pmem::dax::{Durability, Mapping};
+use plica::pmem::{Journal, JournalKind};
+use plica::pool::{CreateOptions, JournalFound, NamespaceSpec, Pool, create};
+
+const WRITE: RequestKind = RequestKind::Write { fua: false };
+const FLUSH: RequestKind = RequestKind::Flush;
+
+/// A pool and its journal in files.
+struct Place {
+    _dir: tempfile::TempDir,
+    pool: PathBuf,
+    journal: PathBuf,
+    machine: Machine,
+}
+
+/// The journal, mapped. Each call is another daemon's.
+fn journal(path: &Path) -> Journal {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let len = usize::try_from(file.metadata().unwrap().len()).unwrap();
+    let mapping = Mapping::new(Arc::new(file.into()), len, Durability::Never, false).unwrap();
+    Journal::memory(Rc::new(mapping), JournalKind::Dax)
+}
+
+impl Place {
+    fn new(pool_bytes: u64, journal_bytes: u64, spec: NamespaceSpec) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (pool, path) = (dir.path().join("pool"), dir.path().join("journal"));
+        File::create(&pool).unwrap().set_len(pool_bytes).unwrap();
+        File::create(&path).unwrap().set_len(journal_bytes).unwrap();
+        let place = Self { _dir: dir, pool, journal: path.clone(), machine: Machine::default() };
+        let machine = place.machine.clone();
+        serve(&place.pool, |env, media| async move {
+            let key = key();
+            let options = CreateOptions {
+                label: "test",
+                segment_bytes: Some(1 << 20),
+                key_source: KeySource::File,
+                root_key: &key,
+                pool: None,
+                now_unix: 1,
+                journal: Some((journal(&path), &path)),
+            };
+            create(&env, &media, &options).await.unwrap();
+            let found = Some(JournalFound::Here(journal(&path)));
+            let pool = open_with(&env, &media, &machine, found, false).await.unwrap();
+            pool.create_namespace(&spec).await.unwrap();
+            pool.stop().await.unwrap();
+        });
+        place
+    }
+
+    /// A daemon's life. Unless `body` stops the pool it ends like a kill.
+    fn live<T: 'static, F: Future<Output = T> + 'static>(
+        &self,
+        body: impl FnOnce(Rc<Pool>, NamespaceClient, Env) -> F + 'static,
+    ) -> T {
+        let (path, machine) = (self.journal.clone(), self.machine.clone());
+        serve(&self.pool, |env, media| async move {
+            let found = Some(JournalFound::Here(journal(&path)));
+            let pool = open_with(&env, &media, &machine, found, false).await.unwrap();
+            let client = pool.client("db").unwrap();
+            body(pool, client, env).await
+        })
+    }
+
+    /// Opening without the journal.
+    fn open_without<T: 'static, F: Future<Output = T> + 'static>(
+        &self,
+        accept: bool,
+        body: impl FnOnce(plica::error::Result<Rc<Pool>>, Env, Media) -> F + 'static,
+    ) -> T {
+        let machine = self.machine.clone();
+        serve(&self.pool, move |env, media| async move {
+            let opened = open_with(&env, &media, &machine, None, accept).await;
+            body(opened, env, media).await
+        })
+    }
+}
+
+/// A committed write: acknowledged, then flushed, as databases do.
+async fn commit(client: &NamespaceClient, lba: u64, blocks: u64, version: u64) {
+    let data: Vec<u8> = (lba..lba + blocks).flat_map(|lba| pattern(lba, version)).collect();
+    ask(client, WRITE, lba * 4096, blocks * 4096, Some(data)).await.0.unwrap();
+    ask(client, FLUSH, 0, 0, None).await.0.unwrap();
+}
+
+async fn expect(client: &NamespaceClient, lba: u64, version: u64) {
+    let (result, data) = ask(client, RequestKind::Read, lba * 4096, 4096, None).await;
+    result.unwrap();
+    assert_eq!(data, pattern(lba, version), "LBA {lba}");
+}
+
+#[test]
+fn a_ring_that_fits_lives_and_dies_in_the_journal() {
+    // 16 MiB of ring, 8 KiB a commit, three passes; commits are padded to blocks
+    let ring = 4096;
+    let place = Place::new(128 << 20, 40 << 20, spec(ring));
+    let figures = place.live(move |pool, client, _| async move {
+        for pass in 0..3 {
+            for lba in (0..ring).step_by(2) {
+                commit(&client, lba, 2, pass).await;
+            }
+        }
+        for lba in (0..ring).step_by(37) {
+            expect(&client, lba, 2).await;
+        }
+        pool.status().namespaces[0].journal
+    });
+    let all = 3 * ring * 4096;
+    println!("of {all} bytes: {figures:?}");
+    assert!(figures.acknowledged * 100 >= all * 90, "{figures:?}");
+    assert!(figures.destaged * 50 <= all, "{figures:?}");
+    assert!(figures.died * 100 >= all * 55, "{figures:?}");
+    // the daemon was killed, not stopped
+    place.live(move |pool, client, _| async move {
+        for lba in 0..ring {
+            expect(&client, lba, 2).await;
+        }
+        pool.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_ring_that_does_not_fit_is_destaged_and_stays_right() {
+    let ring = 4096;
+    let place = Place::new(128 << 20, 6 << 20, spec(ring));
+    let status = place.live(move |pool, client, _| async move {
+        for pass in 0..2 {
+            for lba in (0..ring).step_by(2) {
+                commit(&client, lba, 2, pass).await;
+            }
+        }
+        for lba in 0..ring {
+            expect(&client, lba, 1).await;
+        }
+        pool.status()
+    });
+    println!("{:?} {:?}", status.journal, status.namespaces[0].journal);
+    assert!(status.journal.unwrap().destaged_segments > 0);
+    place.live(move |pool, client, _| async move {
+        for lba in 0..ring {
+            expect(&client, lba, 1).await;
+        }
+        pool.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn floods_pass_by() {
+    let place = Place::new(128 << 20, 16 << 20, spec(16 << 10));
+    place.live(|pool, client, _| async move {
+        for lba in (0..8192).step_by(64) {
+            let data: Vec<u8> = (lba..lba + 64).flat_map(|lba| pattern(lba, 1)).collect();
+            ask(&client, WRITE, lba * 4096, 64 * 4096, Some(data)).await.0.unwrap();
+        }
+        let after_large = pool.status().namespaces[0].journal;
+        assert_eq!((after_large.acknowledged, after_large.bypassed), (0, 8192 * 4096));
+        ask(&client, FLUSH, 0, 0, None).await.0.unwrap();
+        for lba in 8192..12288 {
+            ask(&client, WRITE, lba * 4096, 4096, Some(pattern(lba, 1))).await.0.unwrap();
+        }
+        let figures = pool.status().namespaces[0].journal;
+        assert!(figures.acknowledged <= 2 << 20, "what is not flushed is no log: {figures:?}");
+        pool.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn nothing_readable_is_on_any_medium() {
+    let place =
+        Place::new(64 << 20, 8 << 20, NamespaceSpec { compression: plica::format::Compression::None, ..spec(1024) });
+    let marker = b"a marker that nobody may find on a medium";
+    place.live(move |pool, client, _| async move {
+        for round in 0..4 {
+            for lba in 0..64_u64 {
+                let block: Vec<u8> = marker.iter().copied().cycle().skip(round).take(4096).collect();
+                ask(&client, WRITE, lba * 4096, 4096, Some(block)).await.0.unwrap();
+                ask(&client, FLUSH, 0, 0, None).await.0.unwrap();
+            }
+        }
+        assert!(pool.status().namespaces[0].journal.acknowledged > 0);
+        pool.stop().await.unwrap();
+    });
+    for path in [&place.pool, &place.journal] {
+        let bytes = std::fs::read(path).unwrap();
+        assert!(bytes.windows(16).all(|window| window != &marker[..16]), "{} shows it", path.display());
+    }
+}
+
+#[test]
+fn a_lost_journal_is_noticed_and_never_reads_as_older_data() {
+    let place = Place::new(64 << 20, 8 << 20, spec(4096));
+    place.live(|_, client, env| async move {
+        // one leaf through the journal, another (in large writes) past it
+        for version in 0..3 {
+            commit(&client, 7, 1, version).await;
+            env.sleep_ns(50_000_000).await;
+        }
+        let data: Vec<u8> = (3072..3136).flat_map(|lba| pattern(lba, 9)).collect();
+        ask(&client, WRITE, 3072 * 4096, 64 * 4096, Some(data)).await.0.unwrap();
+        ask(&client, FLUSH, 0, 0, None).await.0.unwrap();
+    });
+    place.open_without(false, |opened, _, _| async move {
+        let error = opened.err().unwrap();
+        let text = error.to_string();
+        assert!(
+            text.contains("namespace db") && text.contains("LBAs 0..") && text.contains("--accept-journal-loss"),
+            "{text}"
+        );
+    });
+    place.open_without(true, |opened, _, _| async move {
+        let pool = opened.unwrap();
+        let client = pool.client("db").unwrap();
+        for lba in [7, 8] {
+            let (result, _) = ask(&client, RequestKind::Read, lba * 4096, 4096, None).await;
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::Io, "LBA {lba} may have been newer");
+        }
+        expect(&client, 3100, 9).await;
+        ask(&client, WRITE, 7 * 4096, 4096, Some(pattern(7, 4))).await.0.unwrap();
+        expect(&client, 7, 4).await;
+        pool.stop().await.unwrap();
+    });
+    place.open_without(false, |opened, _, _| async move {
+        let pool = opened.unwrap();
+        let client = pool.client("db").unwrap();
+        expect(&client, 7, 4).await;
+        let (result, _) = ask(&client, RequestKind::Read, 8 * 4096, 4096, None).await;
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Io);
+        pool.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn after_a_clean_stop_only_what_was_there_is_lost() {
+    let place = Place::new(64 << 20, 8 << 20, spec(4096));
+    place.live(|pool, client, env| async move {
+        for version in 0..3 {
+            commit(&client, 7, 1, version).await;
+            env.sleep_ns(50_000_000).await;
+        }
+        pool.stop().await.unwrap();
+    });
+    place.open_without(true, |opened, _, _| async move {
+        let pool = opened.unwrap();
+        let client = pool.client("db").unwrap();
+        let (result, _) = ask(&client, RequestKind::Read, 7 * 4096, 4096, None).await;
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Io);
+        let (result, data) = ask(&client, RequestKind::Read, 8 * 4096, 4096, None).await;
+        result.unwrap();
+        assert_eq!(data, [0; 4096]);
+        pool.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn another_or_an_older_journal_is_refused() {
+    let place = Place::new(64 << 20, 8 << 20, spec(4096));
+    let old = std::fs::read(&place.journal).unwrap();
+    place.live(|pool, client, _| async move {
+        commit(&client, 1, 1, 1).await;
+        pool.stop().await.unwrap();
+    });
+    place.live(|pool, client, _| async move {
+        commit(&client, 1, 1, 2).await;
+        pool.stop().await.unwrap();
+    });
+    let other = Place::new(64 << 20, 8 << 20, spec(4096));
+    let (now, foreign) = (std::fs::read(&place.journal).unwrap(), std::fs::read(&other.journal).unwrap());
+    for (bytes, says) in [(old, "older state"), (foreign, "another pool"), (vec![0; 8 << 20], "no header")] {
+        std::fs::write(&place.journal, bytes).unwrap();
+        let (path, machine) = (place.journal.clone(), place.machine.clone());
+        let error = serve(&place.pool, |env, media| async move {
+            let found = Some(JournalFound::Here(journal(&path)));
+            open_with(&env, &media, &machine, found, false).await.err().unwrap().to_string()
+        });
+        assert!(error.contains(says), "{error}");
+    }
+    std::fs::write(&place.journal, now).unwrap();
+    place.live(|pool, client, _| async move {
+        expect(&client, 1, 2).await;
+        pool.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_journal_is_drained_and_removed_while_the_pool_is_served() {
+    let place = Place::new(64 << 20, 8 << 20, spec(4096));
+    place.live(|pool, client, env| async move {
+        commit(&client, 0, 1, 0).await;
+        env.sleep_ns(50_000_000).await;
+        for lba in 0..500 {
+            commit(&client, lba, 1, 1).await;
+        }
+        assert!(pool.status().journal.unwrap().resident > 0);
+        pool.drain_journal().await.unwrap();
+        assert_eq!(pool.status().journal.unwrap().resident, 0);
+        commit(&client, 5, 1, 2).await;
+        env.sleep_ns(50_000_000).await;
+        commit(&client, 5, 1, 3).await;
+        pool.remove_journal().await.unwrap();
+        assert_eq!(pool.status().journal, None);
+        commit(&client, 6, 1, 4).await;
+    });
+    // and it was killed
+    place.open_without(false, |opened, _, _| async move {
+        let pool = opened.unwrap();
+        let client = pool.client("db").unwrap();
+        expect(&client, 5, 3).await;
+        expect(&client, 6, 4).await;
+        for lba in (0..500).filter(|lba| ![5, 6].contains(lba)) {
+            expect(&client, lba, 1).await;
+        }
+        pool.stop().await.unwrap();
+    });
+}
