@@ -1,8 +1,9 @@
-//! What the cleaner decides: which segments to relocate from, and how fast. Pure: no I/O, no clock, no map.
+//! What the cleaner decides: which segments to relocate from, how fast, and which writes are kept apart. Pure: no I/O, no clock, no map.
 //!
 //! ```text
 //!   segments ─► Candidate ─► policy (cost-benefit | greedy | FIFO) ─► victims        victim
 //!   host bytes, gained bytes, free segments ─► Pacer ─► clean now? writers wait?     pace
+//!   age of what a write overwrites ─► Lifespan ─► hot or cold stream                 lifespan
 //! ```
 //!
 //! The same code chooses in the engine (`core`) and in the simulator of traces (`ublk-tests/examples/cleaner_traces.rs`).
@@ -10,8 +11,10 @@
 //! **Invariants.** A victim gains: cleaning never takes as much as it gives, so it ends. Writers wait only for gains that
 //! are to come. **Not here:** moving anything (`core`).
 
+pub mod lifespan;
 pub mod pace;
 pub mod victim;
 
+pub use lifespan::Lifespan;
 pub use pace::Pacer;
 pub use victim::{Candidate, CostBenefit, Fifo, Greedy, VictimPolicy, choose};

@@ -27,7 +27,7 @@ use crate::format::root::{
 };
 use crate::limits::BLOCK_BYTES;
 use crate::log::segments::SummaryState;
-use crate::log::{SegmentState, StreamKind};
+use crate::log::{SegmentState, StreamKind, Streams};
 use crate::units::{Lba, NamespaceId, OpNo, SegmentId};
 
 /// Segments kept announced, at most (recovery reads them all); small pools keep an eighth of their segments.
@@ -172,7 +172,7 @@ impl Core {
         };
         // 5. everything that it depends on
         if !canary::is_off(Rule::FlushBeforeRoot) {
-            self.wait_durable(None, appended).await?;
+            self.wait_durable(Streams::All, appended).await?;
         }
         // 6. both copies, then it is current
         self.write_root(&root).await?;
@@ -187,7 +187,7 @@ impl Core {
     async fn choose_segments(self: &Rc<Self>) -> Result<Vec<SegmentId>> {
         let target = self.announced_target();
         if let Some(last) = self.reuse_waits(target) {
-            self.wait_durable(None, last).await?;
+            self.wait_durable(Streams::All, last).await?;
         }
         let chosen = {
             let mut state = self.state.borrow_mut();

@@ -28,7 +28,7 @@ use super::unpack::Workspace;
 use crate::buf::AlignedBuf;
 use crate::cleaner::pace::PRESSURE_MAX;
 use crate::cleaner::victim::GAIN_MIN;
-use crate::cleaner::{Candidate, CostBenefit, Pacer, choose};
+use crate::cleaner::{Candidate, CostBenefit, Lifespan, Pacer, choose};
 use crate::env::sync::{Notify, yield_now};
 use crate::error::Result;
 use crate::format::record::{RecordBody, RecordHeader, RecordKind, record_bytes};
@@ -36,7 +36,7 @@ use crate::format::summary::{Change, SUMMARY_ENTRY_BYTES, SummaryEntry, decode_s
 use crate::format::{Codec, Tier};
 use crate::limits::{BLOCK_SIZE, GRANULE, SLOT_BYTES};
 use crate::log::walk::walk_all;
-use crate::log::{SegmentInfo, SegmentState};
+use crate::log::{SegmentInfo, SegmentState, Streams};
 use crate::map::leaf_of;
 use crate::units::{Granule, SegmentId};
 
@@ -50,6 +50,8 @@ const VICTIMS_MAX: usize = 32;
 /// The state of the cleaner.
 pub(super) struct Cleaner {
     pacer: RefCell<Pacer>,
+    /// How long hot segments last.
+    pub(super) lifespan: RefCell<Lifespan>,
     /// There may be cause to clean.
     pub(super) wanted: Notify,
     /// Usage is still being counted: nobody knows what there is to gain.
@@ -85,6 +87,7 @@ impl Cleaner {
     pub(super) fn new(segments: usize, segment_bytes: u32) -> Self {
         Self {
             pacer: RefCell::new(Pacer::new(segments, RESERVE_SEGMENTS, segment_bytes)),
+            lifespan: RefCell::default(),
             wanted: Notify::default(),
             counting: Cell::new(true),
             hopeless_at: Cell::new(None),
@@ -242,8 +245,9 @@ impl Core {
             (info.top_op > state.log.settled()).then_some(info.top_op)
         };
         if let Some(top_op) = top_op {
-            self.wait_durable(None, top_op).await?;
+            self.wait_durable(Streams::All, top_op).await?;
         }
+        self.note_lifespan(id);
         let advance = self.expected_gain(id) / 2;
         if let Err(error) = self.read_segment(id, memory, advance).await {
             tracing::error!("segment {id} cannot be cleaned: {error}");

@@ -55,15 +55,18 @@ impl Core {
     /// Writes host batches that nobody asked for at their age. Runs as a task.
     pub(super) async fn run_batch_timer(self: Rc<Self>) {
         loop {
-            let opened = {
-                let state = self.state.borrow();
-                let batch = state.log.stream(StreamKind::Host).batch.map(|id| state.log.batches.get(id));
-                batch.filter(|b| b.first_op.is_some()).map(|b| b.opened_ns)
+            let oldest = {
+                let log = &self.state.borrow().log;
+                let opened = |kind| {
+                    let batch = log.stream(kind).batch.map(|id| log.batches.get(id));
+                    batch.filter(|b| b.first_op.is_some()).map(|b| (b.opened_ns, kind))
+                };
+                opened(StreamKind::Host).into_iter().chain(opened(StreamKind::Cold)).min_by_key(|(opened, _)| *opened)
             };
-            match opened {
+            match oldest {
                 None => self.batch_begun.notified().await,
-                Some(opened) if self.env.now_ns() >= opened + BATCH_AGE_MAX_NS => self.close_batch(StreamKind::Host),
-                Some(opened) => self.env.reactor.sleep_until(opened + BATCH_AGE_MAX_NS).await,
+                Some((opened, kind)) if self.env.now_ns() >= opened + BATCH_AGE_MAX_NS => self.close_batch(kind),
+                Some((opened, _)) => self.env.reactor.sleep_until(opened + BATCH_AGE_MAX_NS).await,
             }
         }
     }

@@ -32,8 +32,8 @@ use crate::format::Tier;
 use crate::format::journal::journal_segment;
 use crate::journal::low_segments;
 use crate::limits::JOURNAL_SEGMENT_BYTES;
-use crate::log::StreamKind;
 use crate::log::walk::walk_all;
+use crate::log::{StreamKind, Streams};
 use crate::map::first_lba;
 use crate::units::{Granule, LbaRange, SegmentId};
 
@@ -114,7 +114,7 @@ impl Core {
         }
         // the segment is free when what emptied it is durable
         let moved = self.state.borrow().log.last_op();
-        self.wait_durable(None, moved).await?;
+        self.wait_durable(Streams::All, moved).await?;
         Ok(true)
     }
 
@@ -166,7 +166,7 @@ impl Core {
                 // what it holds is not durable yet
                 Ok(false) => {
                     let last = self.state.borrow().log.last_op();
-                    self.wait_durable(None, last).await?;
+                    self.wait_durable(Streams::All, last).await?;
                 }
                 // the cleaner may yet make room
                 Err(error) if error.kind() == ErrorKind::NoSpace && !self.is_hopeless() => self.demand_segment().await,

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::format::Entry;
 use crate::limits::{BLOCK_BYTES, BLOCK_SIZE, REQUEST_BYTES_MAX};
-use crate::log::StreamKind;
+use crate::log::Streams;
 use crate::units::{Lba, LbaRange, NamespaceId, OpNo};
 
 /// Requests handled at a time.
@@ -157,7 +157,7 @@ impl Core {
                 self.stats.flushes.add(1);
                 let op = self.state.borrow().namespace(id)?.last_op;
                 self.count_unflushed(id, None);
-                self.wait_durable(Some(StreamKind::Host), op).await?;
+                self.wait_durable(Streams::Host, op).await?;
             }
             RequestKind::Discard => {
                 let wrote = self.clear_request(id, request, false).await?;
@@ -181,10 +181,10 @@ impl Core {
             namespace.last_op = namespace.last_op.max(wrote.host);
         }
         if wrote.journal > OpNo(0) {
-            self.wait_durable(Some(StreamKind::Journal), wrote.journal).await?;
+            self.wait_durable(Streams::Journal, wrote.journal).await?;
         }
         if fua {
-            self.wait_durable(Some(StreamKind::Host), wrote.host).await?;
+            self.wait_durable(Streams::Host, wrote.host).await?;
         }
         Ok(())
     }

@@ -10,24 +10,23 @@ use std::rc::Rc;
 
 use super::Core;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{BatchState, StreamKind};
+use crate::log::{BatchState, StreamKind, Streams};
 use crate::units::OpNo;
 
 impl Core {
-    /// Waits until all operations up to `op`, of one stream or of all, are durable.
+    /// Waits until all operations up to `op`, of these streams, are durable.
     ///
     /// # Errors
     /// [`ErrorKind::ReadOnly`] or the medium's error: then some are not, and never will be.
-    pub(super) async fn wait_durable(self: &Rc<Self>, stream: Option<StreamKind>, op: OpNo) -> Result<()> {
+    pub(super) async fn wait_durable(self: &Rc<Self>, streams: Streams, op: OpNo) -> Result<()> {
         loop {
             // tier 0's batches are always on their way
             for kind in StreamKind::SSD {
-                let wanted = stream.is_none_or(|s| s == kind);
-                if wanted && self.state.borrow().log.batches.open_holds(kind, op) {
+                if streams.include(kind) && self.state.borrow().log.batches.open_holds(kind, op) {
                     self.close_batch(kind);
                 }
             }
-            let least = self.state.borrow().log.batches.least_state(stream, op);
+            let least = self.state.borrow().log.batches.least_state(streams, op);
             match least {
                 None => return Ok(()),
                 Some(BatchState::Failed) => {

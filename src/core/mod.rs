@@ -38,6 +38,7 @@ pub mod scrub;
 mod seal_segment;
 mod state;
 mod stats;
+mod streams;
 mod tier0;
 mod unpack;
 mod window;

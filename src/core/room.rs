@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use super::Core;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{BatchMemory, OpenSegment, SegmentState, StreamKind};
+use crate::log::{BatchMemory, OpenSegment, SegmentState, StreamKind, Streams};
 use crate::units::SegmentId;
 
 /// Announced segments that host writes may not take.
@@ -33,6 +33,8 @@ const ATTEMPTS: usize = 6;
 pub(super) enum Purpose {
     /// A host's data.
     Write,
+    /// A host's data that will probably live long.
+    ColdWrite,
     /// A discard: what makes room again.
     Clear,
     /// A relocation: what makes room too, once its source is free.
@@ -47,6 +49,7 @@ impl Purpose {
     pub(super) fn stream(self) -> StreamKind {
         match self {
             Self::Write | Self::Clear => StreamKind::Host,
+            Self::ColdWrite => StreamKind::Cold,
             Self::Move | Self::Destage => StreamKind::Move,
             Self::Metadata => StreamKind::Leaf,
         }
@@ -54,7 +57,7 @@ impl Purpose {
 
     fn reserve(self) -> usize {
         match self {
-            Self::Write | Self::Destage => RESERVE_SEGMENTS,
+            Self::Write | Self::ColdWrite | Self::Destage => RESERVE_SEGMENTS,
             Self::Clear => RESERVE_FOR_MOVES,
             Self::Move => RESERVE_FOR_METADATA,
             Self::Metadata => 0,
@@ -98,7 +101,7 @@ impl Core {
                 let has_room = state.log.has_room(kind, bytes, records);
                 if has_room {
                     drop(state);
-                    if purpose == Purpose::Write {
+                    if matches!(purpose, Purpose::Write | Purpose::ColdWrite) {
                         self.owe(bytes);
                     }
                     return Ok(());
@@ -124,7 +127,7 @@ impl Core {
             let id = self.next_segment(purpose).await?;
             let segment = OpenSegment { id, at: 0, summary: Vec::with_capacity(2048) };
             self.state.borrow_mut().log.stream_mut(kind).segment = Some(segment);
-            if kind == StreamKind::Host {
+            if Streams::Host.include(kind) {
                 self.mind_preparation();
             }
         }
@@ -154,7 +157,7 @@ impl Core {
         let mut attempt = 0;
         loop {
             self.latch.check()?;
-            if let Some(id) = self.take_segment(purpose.reserve()) {
+            if let Some(id) = self.take_segment(purpose) {
                 return Ok(id);
             }
             // the leaf stream is written by checkpoints: it lives on the reserve and must not wait for one
@@ -193,7 +196,8 @@ impl Core {
         segments.free_count() + segments.empty_count() > 0
     }
 
-    fn take_segment(&self, reserve: usize) -> Option<SegmentId> {
+    fn take_segment(&self, purpose: Purpose) -> Option<SegmentId> {
+        let reserve = purpose.reserve();
         let mut state = self.state.borrow_mut();
         let segments = &mut state.log.segments;
         if segments.announced_count() <= ANNOUNCED_LOW.max(reserve) {
@@ -203,7 +207,8 @@ impl Core {
             return None;
         }
         let id = segments.take_announced()?;
-        segments.get_mut(id).born_ns = self.env.now_ns();
+        let info = segments.get_mut(id);
+        (info.born_ns, info.stream) = (self.env.now_ns(), Some(purpose.stream()));
         debug_assert_eq!(segments.get(id).state, SegmentState::Open);
         Some(id)
     }

@@ -27,7 +27,7 @@ use crate::format::record::{Place, RecordHeader, RecordKind};
 use crate::format::summary::{Change, SummaryEntry, decode_summary};
 use crate::limits::{GRANULE, SLOT_BYTES};
 use crate::log::walk::walk_all;
-use crate::log::{SegmentState, StreamKind};
+use crate::log::{SegmentState, StreamKind, Streams};
 use crate::map::leaf_of;
 use crate::units::{Granule, Lba, LbaRange, NamespaceId, OpNo, SegmentId};
 
@@ -181,7 +181,7 @@ impl Core {
             }
         };
         // of an open segment what was closed by now is looked at, once it is written
-        if is_open && (end == 0 || self.wait_durable(None, last).await.is_err()) {
+        if is_open && (end == 0 || self.wait_durable(Streams::All, last).await.is_err()) {
             return;
         }
         self.pin(Tier::Ssd, id);

@@ -114,8 +114,9 @@ impl Core {
         if wants && self.make_journal_room(bytes, records).await? && self.takes_journal(id, piece.start)? {
             return Ok(StreamKind::Journal);
         }
-        self.make_room(super::room::Purpose::Write, bytes, records).await?;
-        Ok(StreamKind::Host)
+        let purpose = self.purpose_of_write(id, piece)?;
+        self.make_room(purpose, bytes, records).await?;
+        Ok(purpose.stream())
     }
 
     /// Whether tier 0 is where a write should go and, as far as its leaf is concerned, may.

@@ -41,6 +41,8 @@ pub struct ReplayBounds {
     pub image_bytes: usize,
     /// Tier 0 is emptied when nothing was written to it for so long.
     pub journal_quiet_ns: u64,
+    /// A namespace that has written so many bytes since its last flush loads: its writes are kept apart by age.
+    pub load_bytes: u64,
 }
 
 impl Default for ReplayBounds {
@@ -51,6 +53,7 @@ impl Default for ReplayBounds {
             segments_max: 12 << 10,
             image_bytes: CHANGE_BYTES_MAX / 2,
             journal_quiet_ns: 60_000_000_000,
+            load_bytes: 1 << 20,
         }
     }
 }

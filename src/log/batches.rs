@@ -2,7 +2,7 @@
 
 use slab::Slab;
 
-use super::{BatchMemory, StreamKind};
+use super::{BatchMemory, StreamKind, Streams};
 use crate::canary::{self, Rule};
 use crate::format::Tier;
 use crate::format::record::Place;
@@ -114,10 +114,10 @@ impl Batches {
         self.iter().filter_map(|b| b.first_op).min()
     }
 
-    /// How far the batches are that hold operations up to `op`, of one stream or of all: the least advanced state.
+    /// How far the batches are that hold operations up to `op`, of these streams: the least advanced state.
     /// `None` when all are durable.
     #[must_use]
-    pub fn least_state(&self, stream: Option<StreamKind>, op: OpNo) -> Option<BatchState> {
+    pub fn least_state(&self, streams: Streams, op: OpNo) -> Option<BatchState> {
         let rank = |state: BatchState| match state {
             BatchState::Failed => 0,
             BatchState::Open => 1,
@@ -126,7 +126,7 @@ impl Batches {
             BatchState::Flushing => 4,
         };
         self.iter()
-            .filter(|b| stream.is_none_or(|s| s == b.stream) && b.first_op.is_some_and(|first| first <= op))
+            .filter(|b| streams.include(b.stream) && b.first_op.is_some_and(|first| first <= op))
             .map(|b| b.state)
             .min_by_key(|state| rank(*state))
     }

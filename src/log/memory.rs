@@ -1,4 +1,4 @@
-//! Where the bytes of a batch are until they are written: slots of shared memory for the host's stream, slots of ordinary
+//! Where the bytes of a batch are until they are written: slots of shared memory for the host's streams, slots of ordinary
 //! memory for all others.
 //!
 //! **Invariants.** A slot is given back only when its batch's write completed: until then the batch is read from there, so
@@ -48,7 +48,7 @@ impl Memories {
     /// A slot for a batch of this stream, if one is free.
     pub fn take(&mut self, kind: StreamKind) -> Option<BatchMemory> {
         match kind {
-            StreamKind::Host => self.free_shared.pop().map(BatchMemory::Shared),
+            StreamKind::Host | StreamKind::Cold => self.free_shared.pop().map(BatchMemory::Shared),
             StreamKind::Leaf | StreamKind::Move => self.free_ordinary.pop().map(BatchMemory::Ordinary),
             StreamKind::Journal => self.free_journal.pop().map(BatchMemory::Ordinary),
         }

@@ -26,7 +26,7 @@ pub mod walk;
 pub use batches::{Batch, BatchId, BatchState, Batches};
 pub use memory::{BatchMemory, Memories};
 pub use segments::{JournalSegment, SegmentInfo, SegmentState, SegmentTable};
-pub use stream::{OpenSegment, Stream, StreamKind};
+pub use stream::{OpenSegment, Stream, StreamKind, Streams};
 
 use crate::canary::{self, Rule};
 use crate::format::batch::{BATCH_HEADER_BYTES, BatchHeader};

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 pub use tier0::JournalSegment;
 
+use super::StreamKind;
 use crate::canary::{self, Rule};
 use crate::units::{Generation, OpNo, SegmentId};
 
@@ -71,6 +72,8 @@ pub struct SegmentInfo {
     pub written: bool,
     /// When it was opened; 0 when that was before this serve.
     pub born_ns: u64,
+    /// The stream that filled it in this serve.
+    pub stream: Option<StreamKind>,
 }
 
 /// All segments of a tier.
@@ -108,6 +111,7 @@ impl SegmentTable {
             pins: 0,
             written: generation.0 > 1,
             born_ns: 0,
+            stream: None,
         };
         let infos: Vec<_> = generations.into_iter().map(info).collect();
         let never = infos.iter().enumerate().filter(|(_, info)| info.state == SegmentState::Free);

@@ -17,21 +17,46 @@ pub enum StreamKind {
     Move = 2,
     /// Writes of the host that go to tier 0; in ordinary memory until they are durable, and acknowledged only then.
     Journal = 3,
+    /// Writes of a host that loads, of blocks that will probably live long; staged in shared memory.
+    Cold = 4,
+}
+
+/// Streams whose operations somebody waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    /// All there are.
+    All,
+    /// What a host's FLUSH waits for: its writes and discards on tier 1.
+    Host,
+    /// Tier 0.
+    Journal,
+}
+
+impl Streams {
+    /// Whether a stream is one of them.
+    #[must_use]
+    pub fn include(self, kind: StreamKind) -> bool {
+        match self {
+            Self::All => true,
+            Self::Host => matches!(kind, StreamKind::Host | StreamKind::Cold),
+            Self::Journal => kind == StreamKind::Journal,
+        }
+    }
 }
 
 impl StreamKind {
     /// How many there are.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 5;
     /// All of them.
-    pub const ALL: [Self; Self::COUNT] = [Self::Host, Self::Leaf, Self::Move, Self::Journal];
+    pub const ALL: [Self; Self::COUNT] = [Self::Host, Self::Leaf, Self::Move, Self::Journal, Self::Cold];
     /// Those on tier 1.
-    pub const SSD: [Self; 3] = [Self::Host, Self::Leaf, Self::Move];
+    pub const SSD: [Self; 4] = [Self::Host, Self::Leaf, Self::Move, Self::Cold];
 
     /// Where its segments are.
     #[must_use]
     pub fn tier(self) -> Tier {
         match self {
-            Self::Host | Self::Leaf | Self::Move => Tier::Ssd,
+            Self::Host | Self::Leaf | Self::Move | Self::Cold => Tier::Ssd,
             Self::Journal => Tier::Pmem,
         }
     }

@@ -106,7 +106,7 @@ fn bounds(host: &Host) -> ReplayBounds {
     let real = ReplayBounds::default();
     match dice(host) % 4 {
         0 => real,
-        1 => ReplayBounds { changes_min: 256, image_bytes: 128, ..real },
+        1 => ReplayBounds { changes_min: 256, image_bytes: 128, load_bytes: 0, ..real },
         2 => ReplayBounds { segments_max: 6, journal_quiet_ns: 20_000_000, ..real },
         _ => ReplayBounds {
             changes_min: 1024,
@@ -114,6 +114,7 @@ fn bounds(host: &Host) -> ReplayBounds {
             segments_max: 12,
             image_bytes: 64,
             journal_quiet_ns: 5_000_000,
+            load_bytes: 64 << 10,
         },
     }
 }

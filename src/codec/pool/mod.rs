@@ -8,7 +8,8 @@
 //!
 //! A job that comes while nothing is under way first lets every task that is ready now have its turn. If none of them
 //! brought another job, it is alone and the core does it: at depth 1 nothing ever hops. If others came, workers have
-//! been called already. zstd is always the workers' as long as there are any.
+//! been called already. zstd is always the workers' as long as there are any. A fragment of a block or two is opened by the core at
+//! once, under load too: it takes less than to hand it over.
 //!
 //! With no workers everything is done at once on the core's thread: single-CPU machines and the simulator, where jobs
 //! additionally wait a random number of turns, so that they end in different orders.
@@ -158,7 +159,7 @@ impl CodecPool {
     }
 
     fn begin(&self, work: Work) -> Begun {
-        if self.threads.is_empty() {
+        if self.threads.is_empty() || work.brief() {
             return Begun(Stage::Held(work));
         }
         let (number, submitted) = self.queue.submit(work);

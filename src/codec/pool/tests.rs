@@ -165,6 +165,23 @@ fn a_job_that_is_alone_stays_with_the_core() {
 }
 
 #[test]
+fn a_fragment_of_a_block_or_two_is_opened_by_the_core_under_load_too() {
+    for (blocks, inline_least) in [(1, 60), (2, 60), (3, 0)] {
+        let pool = Rc::new(CodecPool::new(1).unwrap());
+        let mut executor = executor();
+        let (spawner, jobs) = (executor.spawner(), pool.clone());
+        executor.run(async move {
+            let job = |i| spawner.spawn(round_trip(jobs.clone(), blocks, i, Compression::Lz4));
+            for task in (0..60).map(job).collect::<Vec<_>>() {
+                task.await;
+            }
+        });
+        let counts = pool.counts();
+        assert!(counts.inline >= inline_least && counts.workers > 0, "{blocks} blocks: {counts:?}");
+    }
+}
+
+#[test]
 fn zstd_is_for_workers_even_alone() {
     let pool = Rc::new(CodecPool::new(1).unwrap());
     let jobs = pool.clone();

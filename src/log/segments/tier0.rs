@@ -58,6 +58,7 @@ impl SegmentTable {
             pins: info.pins,
             written: true,
             born_ns: now_ns,
+            stream: None,
             total: 0,
             bytes: 0,
         };
