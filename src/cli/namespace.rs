@@ -28,6 +28,7 @@ the pool it makes the namespace, and serves it at once unless it was started for
 otherwise the pool is opened here, for which its root key is needed.
 
 The unit is how much is compressed together: larger units pack better, smaller ones read faster at random.
+With auto it follows how the namespace is used: pages of a database are sealed alone, streams in 32 KiB.
 
 Examples:
   plica namespace create pool.plica db --size 8G --root-key pool.key
@@ -101,7 +102,7 @@ pub(super) struct CreateArgs {
     #[arg(long, value_name = "CODEC", default_value_t = Compression::Lz4)]
     compression: Compression,
 
-    /// How much is compressed and sealed together at most: 4K, 8K, 16K or 32K
+    /// How much is compressed and sealed together at most: 4K, 8K, 16K or 32K; auto: what most reads and writes take
     #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = size::parse_unit)]
     unit: u32,
 
@@ -233,7 +234,7 @@ pub(super) fn list(namespaces: &[NamespaceInfo]) -> String {
         table.row([
             namespace.name.clone(),
             size::approximate(namespace.size),
-            size::exact(u64::from(namespace.unit)),
+            size::unit(namespace.unit),
             namespace.logical_block.to_string(),
             namespace.cipher.clone(),
             namespace.compression.clone(),

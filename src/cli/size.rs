@@ -64,12 +64,20 @@ pub(super) fn parse_block_size_multiple(text: &str) -> Result<u64, String> {
     Err(format!("{bytes} bytes are not a multiple of 4 KiB; nearest: {}", nearest.join(" and ")))
 }
 
-/// Reads one of the unit sizes of a namespace.
+/// Reads one of the unit sizes of a namespace, in bytes; 0 for `auto`.
 ///
 /// # Errors
 /// A sentence with those that would do.
 pub(super) fn parse_unit(text: &str) -> Result<u32, String> {
-    one_of(text, &[4096, 8192, 16384, 32768])
+    if text == "auto" {
+        return Ok(0);
+    }
+    one_of(text, &[4096, 8192, 16384, 32768]).map_err(|error| format!("{error}, auto"))
+}
+
+/// A unit for people.
+pub(super) fn unit(bytes: u32) -> String {
+    if bytes == 0 { "auto".into() } else { exact(u64::from(bytes)) }
 }
 
 /// Reads one of the logical block sizes of a namespace.
@@ -171,9 +179,10 @@ mod tests {
     #[test]
     fn choices_are_named() {
         assert_eq!(parse_unit("16K"), Ok(16384));
+        assert_eq!((parse_unit("auto"), unit(0), unit(8192)), (Ok(0), "auto".into(), "8K".into()));
         assert_eq!(parse_logical_block("512"), Ok(512));
         assert_eq!(parse_segment_size("4M"), Ok(4 << 20));
-        assert!(parse_unit("64K").unwrap_err().ends_with("none of: 4K, 8K, 16K, 32K"));
+        assert!(parse_unit("64K").unwrap_err().ends_with("none of: 4K, 8K, 16K, 32K, auto"));
         assert!(parse_logical_block("1K").unwrap_err().ends_with("none of: 512, 4K"));
     }
 

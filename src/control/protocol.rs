@@ -125,7 +125,7 @@ pub struct NamespaceInfo {
     pub cipher: String,
     /// Compression, as the command line calls it.
     pub compression: String,
-    /// Bytes of the largest fragment.
+    /// Bytes of the largest fragment; 0 when that is chosen by how the namespace is used.
     pub unit: u32,
     /// Bytes of a logical block as the host sees it.
     pub logical_block: u32,

@@ -133,9 +133,13 @@ impl Core {
             fail!(Shutdown, "the pool is stopping");
         }
         let namespace = {
-            let state = self.state.borrow();
-            let namespace = state.namespace(id)?;
+            let mut state = self.state.borrow_mut();
+            let namespace = state.namespace_mut(id)?;
             check_bounds(request, namespace.entry.blocks, namespace.entry.logical_block)?;
+            if matches!(request.kind, RequestKind::Read | RequestKind::Write { .. }) {
+                let is_write = request.kind != RequestKind::Read;
+                namespace.sizes.count(is_write, request.offset, request.len);
+            }
             namespace.stats.clone()
         };
         let len = request.len;

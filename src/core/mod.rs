@@ -40,6 +40,7 @@ mod state;
 mod stats;
 mod streams;
 mod tier0;
+mod unit;
 mod unpack;
 mod window;
 mod write;

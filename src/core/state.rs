@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::stats::NamespaceStats;
+use super::unit::Sizes;
 use crate::codec::Sealer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::namespaces::{NamespaceEntry, NamespaceTable};
+use crate::format::namespaces::{NamespaceEntry, NamespaceTable, UNIT_AUTO};
 use crate::format::root::{LeafImage, Lifetime, WindowSession};
 use crate::format::{Entry, Tier};
 use crate::limits::BLOCK_SIZE;
@@ -33,6 +34,8 @@ pub struct Namespace {
     pub last_op: OpNo,
     /// Bytes written since its last flush: how it uses its disk.
     pub unflushed: u64,
+    /// What its requests were like.
+    pub sizes: Sizes,
     /// Blocks of known leaves that are on tier 0.
     pub on_journal: u64,
     /// Counters.
@@ -88,6 +91,14 @@ pub struct State {
     pub reserved: BTreeSet<(NamespaceId, Lba)>,
 }
 
+impl Namespace {
+    /// Blocks of the largest fragment of new writes.
+    #[must_use]
+    pub fn unit_blocks(&self) -> u64 {
+        if self.entry.unit_blocks == UNIT_AUTO { self.sizes.unit() } else { u64::from(self.entry.unit_blocks) }
+    }
+}
+
 impl State {
     /// A namespace.
     ///
@@ -95,6 +106,14 @@ impl State {
     /// [`ErrorKind::NotFound`] when it is not there (any more).
     pub fn namespace(&self, id: NamespaceId) -> Result<&Namespace> {
         self.namespaces.get(&id).ok_or_else(|| gone(id))
+    }
+
+    /// A namespace, to be changed.
+    ///
+    /// # Errors
+    /// As [`State::namespace`].
+    pub fn namespace_mut(&mut self, id: NamespaceId) -> Result<&mut Namespace> {
+        self.namespaces.get_mut(&id).ok_or_else(|| gone(id))
     }
 
     /// Changes one map entry, for operation `op` that was appended in the same step (I12).

@@ -97,11 +97,7 @@ impl Core {
         let state = self.state.borrow();
         let namespace = state.namespace(id)?;
         let entry = &namespace.entry;
-        Ok(Shape {
-            sealer: namespace.sealer.clone(),
-            compression: entry.compression,
-            unit: u64::from(entry.unit_blocks),
-        })
+        Ok(Shape { sealer: namespace.sealer.clone(), compression: entry.compression, unit: namespace.unit_blocks() })
     }
 
     #[expect(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]

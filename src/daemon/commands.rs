@@ -118,7 +118,7 @@ pub(crate) fn spec_of(info: &NamespaceInfo) -> Result<NamespaceSpec> {
     let unit = info.unit / BLOCK_SIZE;
     let unit_blocks = u8::try_from(unit).ok().filter(|_| info.unit.is_multiple_of(BLOCK_SIZE));
     let Some(unit_blocks) = unit_blocks else {
-        fail!(Config, "a unit of {} bytes: 4K, 8K, 16K or 32K can be had", info.unit)
+        fail!(Config, "a unit of {} bytes: auto, 4K, 8K, 16K or 32K can be had", info.unit)
     };
     Ok(NamespaceSpec {
         name: info.name.clone(),

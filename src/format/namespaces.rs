@@ -17,6 +17,9 @@ const HEADER_BYTES: usize = 256;
 const MAGIC: u64 = u64::from_le_bytes(*b"PLCnames");
 const _: () = assert!(HEADER_BYTES + NAMESPACES_MAX * ENTRY_BYTES + 8 <= NAMESPACE_TABLE_BYTES);
 
+/// The unit of a namespace whose largest fragment is chosen by how it is used.
+pub const UNIT_AUTO: u8 = 0;
+
 /// A namespace as the table keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamespaceEntry {
@@ -30,7 +33,7 @@ pub struct NamespaceEntry {
     pub cipher: Cipher,
     /// Compression of new writes.
     pub compression: Compression,
-    /// Largest fragment of new writes in blocks: 1, 2, 4 or 8.
+    /// Largest fragment of new writes in blocks: 1, 2, 4 or 8, or [`UNIT_AUTO`].
     pub unit_blocks: u8,
     /// Logical block that the host sees: 512 or 4096.
     pub logical_block: u32,
@@ -132,6 +135,12 @@ fn check_identities(entries: &[NamespaceEntry], next_id: u32) -> Result<()> {
     Ok(())
 }
 
+/// Whether a namespace can have this as its unit.
+#[must_use]
+pub fn is_unit(blocks: u8) -> bool {
+    blocks == UNIT_AUTO || blocks.is_power_of_two() && u32::from(blocks) <= FRAGMENT_BLOCKS_MAX
+}
+
 fn decode_entry(r: &mut Reader<'_>) -> Result<NamespaceEntry> {
     let corrupt = |field, got| Error::corrupt("namespace entry", field, 0, got);
     let id = NamespaceId(r.u32()?);
@@ -145,7 +154,7 @@ fn decode_entry(r: &mut Reader<'_>) -> Result<NamespaceEntry> {
     };
     let wrapped_key = r.array()?;
     r.zeros(ENTRY_BYTES - 25 - NAME_BYTES_MAX - WRAPPED_KEY_BYTES)?;
-    if !unit_blocks.is_power_of_two() || u32::from(unit_blocks) > FRAGMENT_BLOCKS_MAX {
+    if !is_unit(unit_blocks) {
         return Err(corrupt("unit", u64::from(unit_blocks)));
     }
     if !matches!(logical_shift, 9 | 12) {

@@ -6,10 +6,10 @@ use super::copies::write_table;
 use super::open::{Pool, open_namespace};
 use crate::error::Result;
 use crate::fail;
-use crate::format::namespaces::{NamespaceEntry, NamespaceTable, valid_name};
+use crate::format::namespaces::{NamespaceEntry, NamespaceTable, is_unit, valid_name};
 use crate::format::{Cipher, Compression};
 use crate::keys::{DataKey, wrap};
-use crate::limits::{BLOCK_SIZE, FRAGMENT_BLOCKS_MAX, NAMESPACE_BLOCKS_MAX, NAMESPACES_MAX};
+use crate::limits::{BLOCK_SIZE, NAMESPACE_BLOCKS_MAX, NAMESPACES_MAX};
 use crate::units::NamespaceId;
 
 /// What a new namespace shall be.
@@ -126,8 +126,8 @@ fn check_spec(spec: &NamespaceSpec, table: &NamespaceTable) -> Result<()> {
     if spec.blocks == 0 || spec.blocks > NAMESPACE_BLOCKS_MAX {
         fail!(Config, "a namespace has 1 to {NAMESPACE_BLOCKS_MAX} blocks of {BLOCK_SIZE} bytes, not {}", spec.blocks);
     }
-    if !spec.unit_blocks.is_power_of_two() || u32::from(spec.unit_blocks) > FRAGMENT_BLOCKS_MAX {
-        fail!(Config, "a unit is 4, 8, 16 or 32 KiB, not {} blocks", spec.unit_blocks);
+    if !is_unit(spec.unit_blocks) {
+        fail!(Config, "a unit is auto, or 4, 8, 16 or 32 KiB, not {} blocks", spec.unit_blocks);
     }
     if !matches!(spec.logical_block, 512 | 4096) {
         fail!(Config, "a logical block is 512 or 4096 bytes, not {}", spec.logical_block);

@@ -366,6 +366,7 @@ pub(super) fn open_namespace(entry: &NamespaceEntry, superblock: &Superblock, ro
         size: Arc::new(AtomicU64::new(entry.blocks * u64::from(BLOCK_SIZE))),
         last_op: OpNo(0),
         unflushed: 0,
+        sizes: Default::default(),
         on_journal: 0,
         stats: Rc::new(NamespaceStats::default()),
     })

@@ -129,8 +129,11 @@ pub struct NamespaceStatus {
     pub cipher: String,
     /// Compression.
     pub compression: String,
-    /// Largest fragment.
+    /// Largest fragment; 0 when that is chosen by how the namespace is used.
     pub unit: u32,
+    /// Largest fragment of what is written now.
+    #[serde(default)]
+    pub unit_now: u32,
     /// Written by the host.
     pub written: u64,
     /// Read by the host.
@@ -223,6 +226,7 @@ fn namespace_status(namespace: &crate::core::Namespace) -> NamespaceStatus {
         cipher: entry.cipher.to_string(),
         compression: entry.compression.to_string(),
         unit: u32::from(entry.unit_blocks) * BLOCK_SIZE,
+        unit_now: u32::try_from(namespace.unit_blocks()).unwrap_or(0) * BLOCK_SIZE,
         written: namespace.stats.written.get(),
         read: namespace.stats.read.get(),
         discarded: namespace.stats.discarded.get(),

@@ -126,7 +126,7 @@ fn spec(plan: &NamespacePlan) -> NamespaceSpec {
         blocks: plan.size / u64::from(BLOCK_SIZE),
         cipher: [Cipher::Aes256Xts, Cipher::Aes256Gcm][flavour % 2],
         compression: [Compression::Lz4, Compression::Lz4, Compression::None, Compression::Zstd][flavour / 2 % 4],
-        unit_blocks: [1, 2, 4, 8][flavour / 8 % 4],
+        unit_blocks: [1, 2, 4, 8, 1, 0, 4, 0][flavour / 8 % 8],
         logical_block: plan.logical_block,
         now_unix: 0,
     }
