@@ -31,7 +31,7 @@ macro_rules! canaries {
 canaries! {
     checksum_off: Checksum within 200 of Plan::of,
     slot_reused_before_completion: SlotAfterCompletion within 200 of Plan::of,
-    clear_segment_reused_early: ClearBeforeReuse within 400 of |seed| Plan { journal: None, ..Plan::of_kind(seed, Kind::Churn) },
+    clear_segment_reused_early: ClearBeforeReuse within 400 of clears,
     root_before_flush: FlushBeforeRoot within 200 of Plan::of,
     flush_joins_a_running_one: FlushAfterCompletion within 200 of Plan::of,
     acknowledged_before_published: PublishBeforeAcknowledge within 200 of Plan::of,
@@ -40,6 +40,13 @@ canaries! {
     acknowledged_before_persisted: PersistBeforeAcknowledge within 200 of |seed| Plan::with_journal(seed, false),
     journal_in_leaves_that_no_root_marks: MarkBeforeJournal within 400 of |seed| Plan::with_journal(seed, true),
     move_without_compare: MoveByCompare within 50 of |seed| Plan::of_kind(seed, Kind::Cramped),
+}
+
+/// What is cleared stays so for long, while segments fill and empty with what a few blocks are overwritten with.
+fn clears(seed: u64) -> Plan {
+    let mut plan = Plan { journal: None, ..Plan::of_kind(seed, Kind::Churn) };
+    (plan.habits.weights, plan.habits.hot_of_8, plan.habits.requests) = ([0, 12, 1, 3, 1], 6, 64..192);
+    plan
 }
 
 /// The first run of the sweeps that notices, of so many at most. With the rule on, the same run must be green.
