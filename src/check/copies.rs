@@ -32,8 +32,9 @@ pub(super) async fn read(media: &Media) -> Result<Fixed> {
     let (root, _) = newest_root(media, &layout, superblock.pool).await?;
     root.check_bounds(superblock.segment_count)?;
     if !both_superblocks {
-        // the superblock is written when the pool is made, and then as it is or with another journal
-        let cut = root.session.0 == 0 || superblock_may_be_cut(media, !root.clean).await;
+        // the superblock is written when the pool is made, and then as it is or with another journal: whether it is served,
+        // and however cleanly it was stopped before
+        let cut = root.session.0 == 0 || superblock_may_be_cut(media).await;
         tell(&mut report, "one of the two superblocks is damaged or differs", cut);
     }
     if !both_tables {

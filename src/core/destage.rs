@@ -13,7 +13,8 @@
 //! room on tier 0 it writes to tier 1.
 //!
 //! **Failure.** Without room on tier 1 nothing is moved, and tried again later; who asked for a drain is told. A record that
-//! does not verify stays, as in [`super::relocate`].
+//! does not verify, or that a damaged batch hides, stays, and its segment with it until the blocks are overwritten: it is no
+//! victim again.
 //!
 //! **Not here:** moving (`relocate`), what is admitted (`journal`).
 
@@ -28,6 +29,7 @@ use super::{Core, State};
 use crate::buf::AlignedBuf;
 use crate::env::sync::yield_now;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fail;
 use crate::format::Tier;
 use crate::format::journal::journal_segment;
 use crate::journal::low_segments;
@@ -104,13 +106,12 @@ impl Core {
         };
         let Some(id) = victim else { return Ok(false) };
         let result = self.destage(tier0, id, workspace).await;
+        let left = self.state.borrow().log.journal.get(id).live;
         self.unpin(Tier::Pmem, id);
-        let left = result?;
+        result?;
         if left > 0 {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("{left} records of segment {id} of tier 0 cannot be moved"),
-            ));
+            tracing::error!("{left} blocks of segment {id} of the journal cannot be moved and stay there");
+            self.state.borrow_mut().log.journal.keep(id);
         }
         // the segment is free when what emptied it is durable
         let moved = self.state.borrow().log.last_op();
@@ -118,11 +119,14 @@ impl Core {
         Ok(true)
     }
 
-    /// Moves what lives in a segment of tier 0, which is pinned. Returns how many records had to stay.
-    async fn destage(self: &Rc<Self>, tier0: &Tier0, id: SegmentId, workspace: &mut Workspace) -> Result<u64> {
+    /// Moves what lives in a segment of tier 0, which is pinned, as far as it can be read and verifies.
+    async fn destage(self: &Rc<Self>, tier0: &Tier0, id: SegmentId, workspace: &mut Workspace) -> Result<()> {
         let len = JOURNAL_SEGMENT_BYTES as usize;
         let (bytes, result) = tier0.journal.read(journal_segment(id), AlignedBuf::zeroed(len), len).await;
-        result?;
+        if let Err(error) = result {
+            tracing::error!("destage: segment {id} of the journal: {error}");
+            return Ok(());
+        }
         let place = self.state.borrow().log.place(Tier::Pmem, id, Granule(0));
         let records = walk_all(&bytes, &place);
         let source = Source { place, bytes: &bytes };
@@ -133,7 +137,7 @@ impl Core {
             yield_now().await;
         }
         tier0.destaged_segments.add(1);
-        Ok(done.left)
+        Ok(())
     }
 
     /// Empties tier 0 and has no leaf called journaled any more. With `keep_out` nothing is admitted afterwards either.
@@ -154,7 +158,14 @@ impl Core {
 
     async fn drain(self: &Rc<Self>, tier0: &Tier0) -> Result<()> {
         let mut workspace = Workspace::new();
-        self.space.until(|| self.state.borrow().log.journal.usage_known() || self.latch.check().is_err()).await;
+        self.space.until(|| !self.cleaner.counting.get() || self.latch.check().is_err()).await;
+        if !self.state.borrow().log.journal.usage_known() {
+            self.latch.check()?;
+            fail!(
+                Corrupt,
+                "a part of the map cannot be read, so nobody knows all that is in the journal; nothing was moved"
+            );
+        }
         loop {
             self.latch.check()?;
             self.seal_journal_segment();
@@ -163,8 +174,9 @@ impl Core {
             }
             match self.destage_one(tier0, &mut workspace).await {
                 Ok(true) => {}
-                // what it holds is not durable yet
+                // what it holds is damaged, or not durable yet
                 Ok(false) => {
+                    self.check_kept()?;
                     let last = self.state.borrow().log.last_op();
                     self.wait_durable(Streams::All, last).await?;
                 }
@@ -174,6 +186,20 @@ impl Core {
             }
         }
         self.unmark_leaves().await
+    }
+
+    /// Fails when all that is left on tier 0 cannot be moved.
+    fn check_kept(&self) -> Result<()> {
+        let state = self.state.borrow();
+        let (count, blocks) = state.log.journal.kept();
+        if blocks > 0 && blocks == state.log.journal.live_blocks() {
+            fail!(
+                Corrupt,
+                "{blocks} blocks in {count} segments of the journal are damaged and stay there until they are overwritten; \
+                 all others are in the pool now"
+            );
+        }
+        Ok(())
     }
 
     /// Takes the open segment of tier 0 out of use, unless it holds a batch with records.

@@ -255,7 +255,7 @@ impl Core {
                 let offset = journal_segment(batch.place.segment) + u64::from(batch.place.granule.0 * GRANULE);
                 (offset, batch.padded, IoBuf::Slot(state.log.memories.lend(batch.memory)))
             };
-            let result = tier0.journal.persist(offset, buf, len).await.1;
+            let result = tier0.journal.persist_batch(offset, buf, len).await.1;
             tier0.persists.add(1);
             match result {
                 Ok(()) => self.state.borrow_mut().log.batch_durable(id),

@@ -1,5 +1,7 @@
 //! The superblock: what a pool is. Two copies, at both ends of the pool, 4 KiB each; written when it is created or grown.
 
+use std::ops::Range;
+
 use super::cursor::{Reader, Writer, open_checksum, seal_checksum};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MAX, SEGMENTS_MIN};
@@ -15,6 +17,9 @@ pub const MAGIC: [u8; 8] = *b"PLICA\r\n\x1a";
 pub const LABEL_BYTES: usize = 64;
 /// Most bytes of a journal's path.
 pub const JOURNAL_PATH_BYTES: usize = 1024;
+
+/// What a rewrite of the superblock of a pool that is there changes: sequence; journal, flags and path; checksum.
+const REWRITTEN: [Range<usize>; 3] = [32..40, 176..196 + JOURNAL_PATH_BYTES, SUPERBLOCK_BYTES - 8..SUPERBLOCK_BYTES];
 
 /// Most memory a superblock may ask for to derive its key, in KiB (4 GiB): it is input, not yet trusted.
 pub const ARGON2_MEMORY_KIB_MAX: u32 = 4 << 20;
@@ -142,6 +147,16 @@ impl Superblock {
         };
         block.check_geometry()?;
         Ok(block)
+    }
+
+    /// Whether a rewrite that was cut short between this superblock and another one of the pool, older or newer, can have
+    /// left `copy`, which does not verify: the two differ in sequence, journal and checksum alone.
+    #[must_use]
+    pub fn may_be_torn(&self, copy: &[u8]) -> bool {
+        let whole = self.encode();
+        let is_rewritten = |at: usize| REWRITTEN.iter().any(|range| range.contains(&at));
+        let mut pairs = whole.iter().zip(copy).enumerate();
+        copy.len() == whole.len() && pairs.all(|(at, (whole, copy))| whole == copy || is_rewritten(at))
     }
 
     fn check_geometry(&self) -> Result<()> {

@@ -157,12 +157,27 @@ impl Journal {
             Medium::Memory(memory) => {
                 check(memory.size(), offset, len);
                 memory.store(offset, buf.bytes(len));
-                if !canary::is_off(Rule::PersistBeforeAcknowledge) {
-                    memory.write_back(offset, len);
-                }
+                memory.write_back(offset, len);
                 (buf, Ok(()))
             }
             Medium::Block(media) => media.write_durable(offset, buf, len).await,
+        }
+    }
+
+    /// [`Journal::persist`] for a batch: what a canary leaves in caches.
+    ///
+    /// # Panics
+    /// Beyond the end of memory.
+    pub async fn persist_batch(&self, offset: u64, buf: IoBuf, len: usize) -> (IoBuf, Result<()>) {
+        match &self.medium {
+            Medium::Memory(memory) if canary::is_off(Rule::PersistBeforeAcknowledge) => {
+                memory.store(offset, buf.bytes(len));
+                (buf, Ok(()))
+            }
+            Medium::Block(media) if canary::is_off(Rule::PersistBeforeAcknowledge) => {
+                media.write(offset, buf, len).await
+            }
+            _ => self.persist(offset, buf, len).await,
         }
     }
 

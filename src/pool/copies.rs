@@ -44,7 +44,8 @@ pub(crate) async fn read_superblock(media: &Media) -> Result<(Superblock, bool)>
     if size < 2 * SUPERBLOCK_BYTES as u64 {
         return Err(Error::new(ErrorKind::NotFound, "this is no Plica pool: it is too small to be one"));
     }
-    let superblock = match superblock_copies(media, size).await {
+    let [first, second] = superblock_copies(media, size).await;
+    let superblock = match (first.decoded, second.decoded) {
         (Ok(a), Ok(b)) if a == b => return finish(media, a, true),
         (Ok(a), Ok(b)) => {
             if a.sequence >= b.sequence {
@@ -69,25 +70,30 @@ pub(crate) async fn read_superblock(media: &Media) -> Result<(Superblock, bool)>
     finish(media, superblock, false)
 }
 
-/// Both copies of the superblock, as they are, on a medium of so many bytes.
-async fn superblock_copies(media: &Media, size: u64) -> (Result<Superblock>, Result<Superblock>) {
-    let first = read_copy(media, 0).await;
-    // the second copy ends with the pool, which may be smaller than the medium
-    let end = first.as_ref().map_or(size, |s| s.pool_bytes.min(size));
-    let second = read_copy(media, end - SUPERBLOCK_BYTES as u64).await;
-    (first, second)
+/// A copy of the superblock.
+struct SuperblockCopy {
+    bytes: AlignedBuf,
+    decoded: Result<Superblock>,
 }
 
-/// Whether a write of the superblock of a pool that is there, the second copy before the first, can have been cut short and
-/// left these: its journal was given to it, or taken away while it was `served`.
-pub(crate) async fn superblock_may_be_cut(media: &Media, served: bool) -> bool {
+/// Both copies of the superblock, as they are, on a medium of so many bytes.
+async fn superblock_copies(media: &Media, size: u64) -> [SuperblockCopy; 2] {
+    let first = read_copy(media, 0).await;
+    // the second copy ends with the pool, which may be smaller than the medium
+    let end = first.decoded.as_ref().map_or(size, |s| s.pool_bytes.min(size));
+    let second = read_copy(media, end - SUPERBLOCK_BYTES as u64).await;
+    [first, second]
+}
+
+/// Whether a rewrite of the superblock of a pool that is there, the second copy before the first, can have been cut short
+/// and left these: a journal was given to the pool, or taken from it.
+pub(crate) async fn superblock_may_be_cut(media: &Media) -> bool {
     let size = media.size() / SUPERBLOCK_BYTES as u64 * SUPERBLOCK_BYTES as u64;
-    match superblock_copies(media, size).await {
+    let [first, second] = superblock_copies(media, size).await;
+    match (&first.decoded, &second.decoded) {
         (Ok(first), Ok(second)) => second.sequence == first.sequence + 1,
-        (Ok(whole), Err(error)) | (Err(error), Ok(whole)) => {
-            let changes = whole.journal.is_some() || whole.sequence > 1;
-            served && changes && error.kind() != ErrorKind::Io
-        }
+        (Ok(whole), Err(error)) => error.kind() != ErrorKind::Io && whole.may_be_torn(&second.bytes),
+        (Err(error), Ok(whole)) => error.kind() != ErrorKind::Io && whole.may_be_torn(&first.bytes),
         (Err(_), Err(_)) => false,
     }
 }
@@ -101,9 +107,10 @@ fn finish(media: &Media, superblock: Superblock, both: bool) -> Result<(Superblo
     Ok((superblock, both))
 }
 
-async fn read_copy(media: &Media, offset: u64) -> Result<Superblock> {
-    let (buf, result) = media.read(offset, AlignedBuf::zeroed(SUPERBLOCK_BYTES), SUPERBLOCK_BYTES).await;
-    result.and_then(|()| Superblock::decode(&buf))
+async fn read_copy(media: &Media, offset: u64) -> SuperblockCopy {
+    let (bytes, result) = media.read(offset, AlignedBuf::zeroed(SUPERBLOCK_BYTES), SUPERBLOCK_BYTES).await;
+    let decoded = result.and_then(|()| Superblock::decode(&bytes));
+    SuperblockCopy { bytes, decoded }
 }
 
 /// Both copies of the namespace table, as they are.

@@ -1,6 +1,7 @@
 //! The real engine as the world's subject.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::root::Root;
 use crate::format::slot::StagingHeader;
 use crate::format::superblock::KeySource;
-use crate::format::{Cipher, Compression};
+use crate::format::{Cipher, Compression, Tier};
 use crate::keys::RootKey;
 use crate::limits::BLOCK_SIZE;
 use crate::log::segments::SummaryState;
@@ -26,7 +27,7 @@ use crate::media::Media;
 use crate::pmem::{Journal, JournalKind};
 use crate::pool::{CreateOptions, JournalFound, NamespaceSpec, OpenOptions, Pool, create, find_staged};
 use crate::staging::{Region, StagingStore};
-use crate::units::{PoolId, SessionId};
+use crate::units::{Lba, PoolId, SessionId};
 
 /// The device and inode number of the simulated medium.
 const IDENTITY: (u64, u64) = (1, 1);
@@ -182,6 +183,29 @@ impl Serving for ServedPool {
     fn stop(&self) -> Local<Result<()>> {
         let pool = self.pool.clone();
         Box::pin(async move { pool.stop().await })
+    }
+
+    fn drain(&self) -> Local<Result<()>> {
+        let pool = self.pool.clone();
+        Box::pin(async move {
+            match pool.core().tier0 {
+                Some(_) => pool.drain_journal().await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn is_persistent(&self, namespace: usize, bytes: &Range<u64>) -> bool {
+        let core = self.pool.core();
+        // a reply may come from within a step of the core
+        let Ok(state) = core.state.try_borrow() else { return false };
+        let Ok(namespace) = state.namespace(self.clients[namespace].id) else { return false };
+        let block = u64::from(BLOCK_SIZE);
+        (bytes.start / block..bytes.end.div_ceil(block)).all(|lba| {
+            let location = namespace.directory.get(Lba(lba)).location();
+            let on_journal = location.filter(|location| location.tier() == Tier::Pmem);
+            on_journal.is_some_and(|l| !state.log.batches.holds(l.tier(), l.segment, l.granule))
+        })
     }
 
     fn audit(&self) -> std::result::Result<(), String> {

@@ -42,7 +42,7 @@ pub use fault::{Fault, FaultKind};
 pub use machine::{Latency, Machine};
 pub use oracle::Oracle;
 pub use order::SeededOrder;
-pub use plan::{Failing, JournalKind, JournalPlan, Kind, Plan, PlannedDeath};
+pub use plan::{Drains, Failing, JournalKind, JournalPlan, Kind, Plan, PlannedDeath};
 pub use pmem::SimPmem;
 pub use shared_memory::SharedMemory;
 pub use shrink::shrink;

@@ -57,6 +57,17 @@ pub enum JournalKind {
     Block,
 }
 
+/// When the journal is drained while the pool is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drains {
+    /// Never.
+    Never,
+    /// In some lives, while hosts write or when they are done.
+    Sometimes,
+    /// In every life, when hosts are done.
+    Always,
+}
+
 /// The journal of a run's pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalPlan {
@@ -66,6 +77,8 @@ pub struct JournalPlan {
     pub segments: u32,
     /// It is lost at some time, and given up: what is read is right or an error.
     pub lost: bool,
+    /// When it is drained.
+    pub drains: Drains,
 }
 
 impl JournalPlan {
@@ -74,7 +87,8 @@ impl JournalPlan {
         let kinds = [Some(JournalKind::Memory), Some(JournalKind::Memory), Some(JournalKind::Block), None];
         let (kind, lost) = (kinds[rng.usize(0..8).min(3)], rng.u8(0..4) == 0);
         let segments = [16, 16, 24, 48][rng.usize(0..4)];
-        kind.map(|kind| Self { kind, segments, lost })
+        let drains = if rng.bool() { Drains::Sometimes } else { Drains::Never };
+        kind.map(|kind| Self { kind, segments, lost, drains })
     }
 }
 
@@ -165,7 +179,8 @@ impl Plan {
     #[must_use]
     pub fn with_journal(seed: u64, lost: bool) -> Self {
         let kind = [JournalKind::Memory, JournalKind::Memory, JournalKind::Block][index(seed % 3)];
-        let journal = Some(JournalPlan { kind, segments: [16, 24, 48][index(seed / 3 % 3)], lost });
+        let drains = if seed.is_multiple_of(2) { Drains::Sometimes } else { Drains::Never };
+        let journal = Some(JournalPlan { kind, segments: [16, 24, 48][index(seed / 3 % 3)], lost, drains });
         Self { journal, ..Self::of(seed) }
     }
 
@@ -206,6 +221,16 @@ impl Plan {
         let habits = Habits { clients: 2, requests: 3..8, pause_ns: 0, ..plan.habits };
         let namespaces = plan.namespaces.into_iter().take(1).map(|n| NamespacePlan { size: 64 << 10, ..n }).collect();
         Self { pool_bytes: 24 << 20, namespaces, habits, clock_jumps: false, journal: None, ..plan }
+    }
+
+    /// A short run with a journal that is drained when hosts are done: some of its writes go there.
+    #[must_use]
+    pub fn short_with_journal(seed: u64, kind: JournalKind) -> Self {
+        let plan = Self::short(seed);
+        let journal = Some(JournalPlan { kind, segments: 16, lost: false, drains: Drains::Always });
+        // the first write of a leaf has it marked; pauses let that happen before the last one
+        let habits = Habits { weights: [1, 10, 2, 0, 0], requests: 6..12, pause_ns: 2_000_000, ..plan.habits };
+        Self { habits, journal, ..plan }
     }
 
     /// Live blocks take most of what streams and reserve leave of the pool.

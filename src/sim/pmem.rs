@@ -53,6 +53,13 @@ impl SimPmem {
         }
     }
 
+    /// Bits of a byte are stored wrong, whoever looks.
+    pub fn flip(&self, at: u64, bits: u8) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.current[index(at)] ^= bits;
+        inner.durable[index(at)] ^= bits;
+    }
+
     /// Lines that were stored and not written back.
     #[must_use]
     pub fn dirty_count(&self) -> usize {

@@ -1,15 +1,31 @@
 //! Where replies arrive: each is judged at the moment it is given, for that is when the host may rely on it.
+//!
+//! At that moment it is also looked at what is served: what an acknowledged write left in a persistent journal is durable
+//! from then on, flushed or not.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use super::death::{Death, Point};
 use super::oracle::Oracle;
+use super::subject::Serving;
 use super::trace::Trace;
 use crate::core::request::{Reply, ReplySink};
 use crate::error::ErrorKind;
+
+thread_local! {
+    /// What is served on this thread: replies come from it, and a sink is not of one thread.
+    static SERVED: RefCell<Option<Rc<dyn Serving>>> = const { RefCell::new(None) };
+}
+
+/// Says what is served on this thread from now on.
+pub fn serves(serving: Option<Rc<dyn Serving>>) {
+    SERVED.set(serving);
+}
 
 /// Which errors a host may see in this run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +59,8 @@ pub struct Hosts {
     pub good: u64,
     /// Replies with one.
     pub bad: BTreeMap<String, u64>,
+    /// Writes that were durable as soon as they were acknowledged.
+    pub persistent: u64,
     asked: BTreeMap<u64, Asked>,
     waiting: BTreeMap<u64, Waker>,
     failed: BTreeSet<u64>,
@@ -67,6 +85,7 @@ impl Hosts {
             stopping: false,
             good: 0,
             bad: BTreeMap::new(),
+            persistent: 0,
             asked: BTreeMap::new(),
             waiting: BTreeMap::new(),
             failed: BTreeSet::new(),
@@ -131,7 +150,13 @@ impl Hosts {
             }
         }
         match asked {
-            Asked::Write => self.oracle.end_write(id, kind.is_none()),
+            Asked::Write => {
+                self.oracle.end_write(id, kind.is_none());
+                if kind.is_none() && self.is_persistent(id) {
+                    self.persistent += 1;
+                    self.oracle.persisted(id);
+                }
+            }
             Asked::Flush => self.oracle.end_flush(id, kind.is_none()),
             Asked::Read if kind.is_some() => self.oracle.fail_read(id),
             Asked::Read => {
@@ -144,6 +169,12 @@ impl Hosts {
                 }
             }
         }
+    }
+
+    /// Whether what a write put there, or what replaced it, is in a persistent journal.
+    fn is_persistent(&self, id: u64) -> bool {
+        let Some(place) = self.oracle.place_of(id) else { return false };
+        SERVED.with_borrow(|served| served.as_ref().is_some_and(|s| s.is_persistent(place.namespace, &place.bytes)))
     }
 
     fn tolerated(&self, asked: Asked, kind: ErrorKind) -> bool {

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -74,6 +75,15 @@ pub trait Serving {
     fn clients(&self) -> Vec<NamespaceClient>;
     /// Stops it cleanly.
     fn stop(&self) -> Local<Result<()>>;
+    /// Moves everything out of its journal, if it has one.
+    fn drain(&self) -> Local<Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+    /// Whether what these bytes of a namespace hold now was durable as soon as it was acknowledged: all of it is in a
+    /// persistent journal. Then whatever was acknowledged of them is durable, or something that replaced it is.
+    fn is_persistent(&self, _namespace: usize, _bytes: &Range<u64>) -> bool {
+        false
+    }
     /// Whether what it keeps account of is what is there; a sentence that says what is not.
     ///
     /// # Errors

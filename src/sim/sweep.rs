@@ -21,13 +21,12 @@ pub enum Steps {
 /// Nothing comes between, and the counts are those of a whole life.
 const TO_THE_END: PlannedDeath = PlannedDeath { at: None, cut: 0, power: false };
 
-/// A short run whose first daemon dies in the middle of its work, the machine with it or not: what a sweep over
+/// The same run, but that its first daemon dies in the middle of its work, the machine with it or not: what a sweep over
 /// [`Steps::Opening`] begins with.
 ///
 /// # Errors
 /// The run that counts the steps is red.
-pub fn interrupted(subject: &dyn Subject, seed: u64, power: bool) -> Result<Plan, Box<Red>> {
-    let plan = Plan::short(seed);
+pub fn interrupted(subject: &dyn Subject, plan: Plan, power: bool) -> Result<Plan, Box<Red>> {
     let report = run(subject, &Plan { lives: 1, deaths: vec![TO_THE_END], ..plan.clone() })?;
     let submits = report.lives.first().copied().unwrap_or_default().all[Point::Submit as usize];
     let death = PlannedDeath { at: Some((Point::Submit, submits * 2 / 3)), cut: 500, power };

@@ -21,22 +21,31 @@ use super::fault::{Fault, FaultKind};
 use super::machine::Machine;
 use super::oracle::Failure;
 use super::order::SeededOrder;
-use super::plan::{Failing, JournalKind, Plan, PlannedDeath, SPARED_BYTES};
+use super::plan::{Drains, Failing, JournalKind, Plan, PlannedDeath, SPARED_BYTES};
 use super::pmem::SimPmem;
 pub use super::report::{Red, Report};
 use super::shared_memory::SharedMemory;
-use super::sink::{Hosts, Sink, Tolerance, lock};
+use super::sink::{Hosts, Sink, Tolerance, lock, serves};
 use super::subject::{Host, HostJournal, Local, Serving, Subject};
 use super::trace::Trace;
 use super::workload::{Desk, Habits, Target, client, read_everything};
 use crate::env::{Env, Executor, FileId, Reactor, Rng as EnvRng};
-use crate::error::Result;
-use crate::format::journal::JournalHeader;
+use crate::error::{ErrorKind, Result};
+use crate::format::journal::{JOURNAL_FRONT_BYTES, JournalHeader, journal_segment};
+use crate::units::SegmentId;
 
 /// Simulated time a life may last at most.
 const LIFE_NS_MAX: u64 = 600_000_000_000;
 /// Tasks that may run in a life at most: beyond it the daemon spins.
 const TURNS_MAX: u64 = 20_000_000;
+
+/// When a life drains the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drain {
+    Never,
+    Meanwhile,
+    Afterwards,
+}
 
 /// How a life ended.
 enum End {
@@ -62,6 +71,8 @@ struct World<'a> {
     file: FileId,
     journal: Option<HostJournal>,
     journal_lost: bool,
+    /// When lives drain it: a generator of its own, so that all else is drawn as without a journal.
+    drains: Rng,
     shared_memory: Rc<RefCell<SharedMemory>>,
     hosts: Arc<Mutex<Hosts>>,
     boot: [u8; 16],
@@ -80,6 +91,9 @@ struct Life {
     failure: Failure,
     verify: bool,
     stop: bool,
+    drain: Drain,
+    /// Media are well: draining a journal fails for want of space only.
+    well: bool,
     serving: Rc<RefCell<Option<Rc<dyn Serving>>>>,
     /// Steps until it was served.
     opening: Rc<RefCell<[u64; 5]>>,
@@ -110,6 +124,7 @@ impl<'a> World<'a> {
             file,
             journal,
             journal_lost: false,
+            drains: Rng::with_seed(plan.seed ^ 0x6472_6169_6e00),
             shared_memory: Rc::default(),
             hosts,
             boot,
@@ -169,6 +184,7 @@ impl<'a> World<'a> {
     fn report(&mut self) -> Report {
         self.marks.insert("slots adopted", self.shared_memory.borrow().found_slots);
         self.marks.insert("faults", self.machine.borrow().faults.hits());
+        self.marks.insert("writes persistent at once", lock(&self.hosts).persistent);
         let machine = self.machine.borrow();
         let hosts = lock(&self.hosts);
         Report {
@@ -239,6 +255,8 @@ impl<'a> World<'a> {
             failure: self.failure,
             verify,
             stop,
+            drain: self.drain(),
+            well: self.plan.failing == Failing::Never,
             serving: serving.clone(),
             opening: opening.clone(),
             rng: self.rng.fork(),
@@ -303,6 +321,7 @@ impl<'a> World<'a> {
     fn bury(&self, death: &Arc<Death>, executor: Executor) {
         // what destructors do has no effect on the world
         death.kill();
+        serves(None);
         drop(executor);
         lock(&self.hosts).forget_requests();
     }
@@ -318,6 +337,17 @@ impl<'a> World<'a> {
             }
         };
         death.plan(point, nth, self.rng.usize(0..=1024));
+    }
+
+    /// When the coming life drains the journal.
+    fn drain(&mut self) -> Drain {
+        match self.plan.journal.map_or(Drains::Never, |journal| journal.drains) {
+            Drains::Never => Drain::Never,
+            Drains::Always => Drain::Afterwards,
+            Drains::Sometimes => {
+                [Drain::Never, Drain::Never, Drain::Meanwhile, Drain::Afterwards][self.drains.usize(0..4)]
+            }
+        }
     }
 
     /// Plans what the media do in the coming life.
@@ -340,8 +370,30 @@ impl<'a> World<'a> {
             let kind = kinds[self.rng.usize(0..kinds.len())];
             let magnitude = self.rng.u32(0..9);
             let skip = self.rng.u64(0..1 << magnitude);
-            let (file, range, times) = (self.file.0, range.clone(), self.rng.u64(1..=2));
+            let (mut file, mut range, times) = (self.file.0, range.clone(), self.rng.u64(1..=2));
+            // the journal gets half of them: of its front both headers would be more than the format survives
+            if let Some(HostJournal::Block(journal, bytes)) = &self.journal
+                && self.rng.bool()
+            {
+                let spared = if self.plan.failing == Failing::Silently { JOURNAL_FRONT_BYTES } else { 0 };
+                (file, range) = (journal.0, spared..*bytes);
+            }
             machine.faults.add(Fault { kind, file, range, skip, times });
+        }
+        drop(machine);
+        if self.plan.failing == Failing::Silently {
+            self.damage_memory();
+        }
+    }
+
+    /// Bits of a journal in memory are wrong, more often near the start of a segment, where something is.
+    fn damage_memory(&mut self) {
+        let (Some(HostJournal::Memory(memory)), Some(plan)) = (&self.journal, self.plan.journal) else { return };
+        for _ in 0..self.rng.u32(0..4) {
+            let segment = SegmentId(self.rng.u32(0..plan.segments));
+            let magnitude = self.rng.u32(3..=18);
+            let at = journal_segment(segment) + self.rng.u64(0..1 << magnitude);
+            memory.flip(at, 1 << self.rng.u8(0..8));
         }
     }
 
@@ -406,12 +458,13 @@ impl<'a> World<'a> {
 
 impl Life {
     async fn live(self, open: Local<Result<Rc<dyn Serving>>>) -> Result<()> {
-        let Self { host, desk, habits, failure, verify, stop, serving, opening, mut rng } = self;
+        let Self { host, desk, habits, failure, verify, stop, drain, well, serving, opening, mut rng } = self;
         let pool = open.await?;
         if host.death.is_dead() {
             return Ok(());
         }
         *serving.borrow_mut() = Some(pool.clone());
+        serves(Some(pool.clone()));
         *opening.borrow_mut() = host.death.counts();
         lock(&desk.hosts).oracle.recovered(failure);
         desk.hold(&host.death, pool.audit());
@@ -430,8 +483,14 @@ impl Life {
                 host.env.spawner.spawn(client)
             })
             .collect();
+        if drain == Drain::Meanwhile {
+            desk.hold(&host.death, drained(&*pool, well).await);
+        }
         for client in clients {
             client.await;
+        }
+        if drain == Drain::Afterwards {
+            desk.hold(&host.death, drained(&*pool, well).await);
         }
         desk.hold(&host.death, pool.audit());
         if stop {
@@ -441,5 +500,13 @@ impl Life {
         // the end of the life is a death: perhaps while the engine works in the background
         host.env.sleep_ns(rng.u64(1..20_000_000)).await;
         Ok(())
+    }
+}
+
+/// Drains the journal. A full pool, or one that has become read-only, keeps what is there.
+async fn drained(pool: &dyn Serving, well: bool) -> std::result::Result<(), String> {
+    match pool.drain().await {
+        Err(error) if well && error.kind() != ErrorKind::NoSpace => Err(format!("draining failed: {error}")),
+        _ => Ok(()),
     }
 }

@@ -29,6 +29,12 @@ struct Arguments {
     /// Only plans of this kind: churn, commits, cramped or mixed (default: as the seed draws).
     #[arg(long)]
     kind: Option<Kind>,
+    /// Every pool has a journal.
+    #[arg(long)]
+    journal: bool,
+    /// The journal is lost at some time. Needs --journal.
+    #[arg(long, requires = "journal")]
+    journal_lost: bool,
     /// How media fail.
     #[arg(long, default_value_t = Failing::Never)]
     failing: Failing,
@@ -85,10 +91,13 @@ fn work(arguments: &Arguments, next: &AtomicU64, totals: &Totals) {
         if seed >= arguments.from + arguments.seeds || totals.stop.load(Relaxed) {
             return;
         }
-        let plan = match arguments.kind {
+        let mut plan = match arguments.kind {
             Some(kind) => Plan { failing: arguments.failing, ..Plan::of_kind(seed, kind) },
             None => Plan::failing(seed, arguments.failing),
         };
+        if arguments.journal {
+            plan.journal = Plan::with_journal(seed, arguments.journal_lost).journal;
+        }
         match run(&Engine::new(), &plan) {
             Ok(report) => {
                 totals.requests.fetch_add(report.good, Relaxed);

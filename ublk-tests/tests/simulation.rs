@@ -6,7 +6,7 @@
 //! once for each of their steps, dead there (default 4).
 
 use plica::sim::engine::Engine;
-use plica::sim::{Failing, Plan, PlannedDeath, Point, Report, Steps, interrupted, run, sweep};
+use plica::sim::{Failing, JournalKind, Plan, PlannedDeath, Point, Report, Steps, interrupted, run, sweep};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -103,7 +103,7 @@ fn a_death_at_every_step_of_a_life() {
 
 /// A daemon that died in the middle of its work, the machine with every other one.
 fn interrupted_plan(seed: u64) -> Plan {
-    interrupted(&Engine::new(), seed, seed % 2 == 1).unwrap_or_else(|red| panic!("{red}"))
+    interrupted(&Engine::new(), Plan::short(seed), seed % 2 == 1).unwrap_or_else(|red| panic!("{red}"))
 }
 
 #[test]
@@ -124,6 +124,63 @@ fn two_deaths_in_a_row_in_recovery_and_adoption() {
             let deaths = [plan.deaths.clone(), vec![death]].concat();
             swept(&Plan { deaths, ..plan.clone() }, Steps::Opening, 7);
         }
+    }
+}
+
+const JOURNALS: [JournalKind; 2] = [JournalKind::Memory, JournalKind::Block];
+
+/// Serving, with writes that go to the journal, and draining it.
+#[test]
+fn a_death_at_every_step_of_a_life_with_a_journal() {
+    for kind in JOURNALS {
+        for seed in 0..number("PLICA_SIM_SWEEPS", 4) {
+            let plan = Plan::short_with_journal(seed, kind);
+            let marks = run_planned(&plan).marks;
+            let reached = ["journal batches", "journal segments destaged", "writes persistent at once"];
+            assert!(reached.iter().all(|mark| marks[mark] > 0), "seed {seed} on {kind:?}: {marks:?}");
+            swept(&plan, Steps::Life, 7);
+        }
+    }
+}
+
+/// What was acknowledged is there after each of these deaths, though nobody flushed it.
+#[test]
+fn a_death_at_every_step_of_recovery_with_a_journal() {
+    for kind in JOURNALS {
+        for seed in 0..number("PLICA_SIM_SWEEPS", 4) {
+            let plan = interrupted(&Engine::new(), Plan::short_with_journal(seed, kind), seed % 2 == 1);
+            swept(&plan.unwrap_or_else(|red| panic!("{red}")), Steps::Opening, 3);
+        }
+    }
+}
+
+#[test]
+fn journals_that_are_lost() {
+    let count = number("PLICA_SIM_SEEDS", 1340) / 10;
+    green_all(0..count, |seed| Plan::with_journal(seed, true));
+}
+
+#[test]
+fn journals_on_media_that_report_errors() {
+    let count = number("PLICA_SIM_SEEDS", 1340) / 10;
+    // of three such journals one is on a block medium
+    green_all((0..count).map(|n| n * 3 + 2), |seed| Plan {
+        failing: Failing::Errors,
+        ..Plan::with_journal(seed, false)
+    });
+}
+
+#[test]
+fn journals_on_media_that_damage_silently() {
+    let count = number("PLICA_SIM_SEEDS", 1340) / 5;
+    green_all(0..count, |seed| Plan { failing: Failing::Silently, ..Plan::with_journal(seed, false) });
+}
+
+/// What is in use is never known when a leaf is damaged: draining waited for it forever.
+#[test]
+fn draining_ends_when_a_leaf_of_the_map_is_damaged() {
+    for seed in [28, 36, 46, 52] {
+        green(&Plan { journal: Plan::with_journal(seed, false).journal, ..Plan::failing(seed, Failing::Silently) });
     }
 }
 

@@ -11,6 +11,7 @@ use crate::format::record::{Place, RecordHeader};
 use crate::format::root::Root;
 use crate::format::slot::Prelude;
 use crate::format::summary::decode_summary;
+use crate::format::superblock::Superblock;
 use crate::units::{Generation, Granule, PoolId, SegmentId, SessionId};
 
 /// All positions of small structures; of the namespace table all that are not zero, and some of the zeros.
@@ -135,4 +136,26 @@ fn errors_name_structure_and_field() {
     bytes[100] ^= 1;
     let damage = Root::decode(&bytes, pool()).unwrap_err().damage().unwrap();
     assert_eq!((damage.structure, damage.field), ("root", "checksum"));
+}
+
+#[test]
+fn a_superblock_whose_rewrite_was_cut_short_is_told_from_a_damaged_one() {
+    let (old, new) = (superblock(), Superblock { sequence: superblock().sequence + 1, ..superblock_with_journal() });
+    let bytes = [old.encode(), new.encode()];
+    let mut torn = 0;
+    for sectors in 0..256_u32 {
+        let pick = |at: usize| bytes[(sectors >> (at / 512) & 1) as usize][at];
+        let copy: Vec<u8> = (0..4096).map(pick).collect();
+        if Superblock::decode(&copy).is_err() {
+            torn += 1;
+            assert!(old.may_be_torn(&copy) && new.may_be_torn(&copy), "sectors {sectors:08b}");
+        }
+    }
+    assert!(torn > 100, "{torn}");
+    for at in (0..32).chain(40..176).chain(1220..4088) {
+        let mut copy = old.encode();
+        copy[at] ^= 1;
+        assert!(!old.may_be_torn(&copy), "byte {at} is never rewritten");
+    }
+    assert!(!old.may_be_torn(&[0; 4096]) && !old.may_be_torn(&[]));
 }

@@ -11,14 +11,15 @@ use crate::units::{Generation, OpNo, SegmentId};
 pub struct JournalSegment {
     /// Of its first batch; 0 when there is none.
     pub generation: Generation,
-    /// Byte behind the last accepted batch; 0 when none was accepted: the segment is free.
+    /// Byte behind the last accepted batch; 0 when none was accepted.
     pub end: u32,
     /// Highest number accepted in it.
     pub top_op: OpNo,
 }
 
 impl SegmentTable {
-    /// The segments of a journal, in order.
+    /// The segments of a journal, in order. Which of them are free is not known before usage has been counted: that no
+    /// batch counts in a segment may be damage of its first one.
     #[must_use]
     pub fn of_journal(found: &[JournalSegment]) -> Self {
         let mut table = Self::new(found.iter().map(|segment| segment.generation).collect(), OpNo(0));
@@ -28,12 +29,7 @@ impl SegmentTable {
             let info = table.get_mut(id);
             // it holds no CLEARs
             (info.end, info.top_op, info.clear_op) = (segment.end, segment.top_op, OpNo(0));
-            if segment.end == 0 {
-                info.state = SegmentState::Free;
-                table.free.push_back(id);
-            } else {
-                info.state = SegmentState::Sealed;
-            }
+            info.state = SegmentState::Sealed;
         }
         let highest = found.iter().map(|segment| segment.generation.0).max().unwrap_or(0);
         table.floor = Generation(highest + 1);
@@ -66,12 +62,27 @@ impl SegmentTable {
     }
 
     /// The sealed segment that holds the fewest live blocks, and some, all of its records being durable up to `settled`;
-    /// of those that hold as many the oldest.
+    /// of those that hold as many the oldest. Not one of which something cannot be moved ([`SegmentTable::keep`]).
     #[must_use]
     pub fn least_live(&self, settled: OpNo) -> Option<SegmentId> {
-        let sealed = |info: &SegmentInfo| info.state == SegmentState::Sealed && info.live > 0 && info.top_op <= settled;
-        let candidates = self.iter().filter(|(_, info)| sealed(info));
+        let is_candidate = |info: &SegmentInfo| {
+            let is_movable = info.live > 0 && info.summary != SummaryState::Never;
+            info.state == SegmentState::Sealed && is_movable && info.top_op <= settled
+        };
+        let candidates = self.iter().filter(|(_, info)| is_candidate(info));
         candidates.min_by_key(|(_, info)| (info.live, info.top_op)).map(|(id, _)| id)
+    }
+
+    /// Something in the segment is damaged and cannot be moved: it stays until its blocks are overwritten.
+    pub fn keep(&mut self, id: SegmentId) {
+        self.get_mut(id).summary = SummaryState::Never;
+    }
+
+    /// Segments that are kept for what cannot be moved out of them, and their live blocks.
+    #[must_use]
+    pub fn kept(&self) -> (usize, u64) {
+        let kept = self.infos.iter().filter(|info| info.summary == SummaryState::Never && info.live > 0);
+        kept.fold((0, 0), |(count, blocks), info| (count + 1, blocks + u64::from(info.live)))
     }
 
     /// Live blocks of the tier.
@@ -96,21 +107,38 @@ mod tests {
         let used = JournalSegment { generation: Generation(7), end: 4096, top_op: OpNo(9) };
         let torn = JournalSegment { generation: Generation(3), end: 0, top_op: OpNo(0) };
         let mut table = SegmentTable::of_journal(&[used, torn, JournalSegment::default()]);
-        assert_eq!((table.free_count(), table.get(SegmentId(0)).state), (2, SegmentState::Sealed));
-        assert_eq!(table.open_free(5), Some(SegmentId(1)));
-        assert_eq!((table.get(SegmentId(1)).generation, table.get(SegmentId(1)).born_ns), (Generation(8), 5));
-        table.seal(SegmentId(1));
         assert_eq!(table.reclaim(OpNo(100), OpNo(0)), 0, "nobody knows yet what is in use");
+        assert_eq!((table.free_count(), table.open_free(4)), (0, None));
         table.usage_counted(OpNo(50));
         assert_eq!(
             table.reclaim(OpNo(49), OpNo(0)),
-            2,
+            3,
             "they were perhaps emptied by an operation that is not durable"
         );
         assert_eq!(table.reclaim(OpNo(50), OpNo(0)), 0);
         assert_eq!(table.free_count(), 3);
-        assert_eq!([table.open_free(6), table.open_free(6)], [Some(SegmentId(2)), Some(SegmentId(0))]);
-        assert_eq!(table.open_free(7), Some(SegmentId(1)));
-        assert_eq!(table.get(SegmentId(1)).generation, Generation(9));
+        assert_eq!(table.open_free(5), Some(SegmentId(0)));
+        assert_eq!((table.get(SegmentId(0)).generation, table.get(SegmentId(0)).born_ns), (Generation(8), 5));
+        assert_eq!([table.open_free(6), table.open_free(6)], [Some(SegmentId(1)), Some(SegmentId(2))]);
+        assert_eq!(table.get(SegmentId(1)).generation, Generation(8));
+        table.seal(SegmentId(0));
+        table.reclaim(OpNo(50), OpNo(0));
+        assert_eq!(table.open_free(7), Some(SegmentId(0)));
+        assert_eq!(table.get(SegmentId(0)).generation, Generation(9));
+    }
+
+    #[test]
+    fn a_segment_whose_first_batch_is_lost_is_not_opened_while_the_map_points_there() {
+        let mut table = SegmentTable::of_journal(&[JournalSegment::default(), JournalSegment::default()]);
+        table.add_live(SegmentId(0));
+        table.usage_counted(OpNo(1));
+        table.reclaim(OpNo(1), OpNo(0));
+        assert_eq!([table.open_free(1), table.open_free(1)], [Some(SegmentId(1)), None]);
+        assert_eq!(table.least_live(OpNo(1)), Some(SegmentId(0)));
+        table.keep(SegmentId(0));
+        assert_eq!((table.least_live(OpNo(1)), table.kept()), (None, (1, 1)));
+        table.drop_live(SegmentId(0), OpNo(2));
+        table.reclaim(OpNo(2), OpNo(0));
+        assert_eq!((table.open_free(1), table.kept()), (Some(SegmentId(0)), (0, 0)));
     }
 }

@@ -9,7 +9,8 @@
 //! What it holds the engine to:
 //! - While serving, each logical block is a linearizable register.
 //! - After the daemon's death everything acknowledged is there; after the machine's, everything covered by an
-//!   acknowledged FLUSH that was submitted after the write's acknowledgement, and every acknowledged FUA write.
+//!   acknowledged FLUSH that was submitted after the write's acknowledgement, every acknowledged FUA write, and every
+//!   write that went to a persistent journal, as soon as it is acknowledged.
 //! - What was not acknowledged or not flushed is there or not, but of every naturally aligned power-of-two range up to
 //!   64 KiB of one request all or nothing (unless sub-block writes merged parts of it).
 //! - What a recovery settled on stays, and is durable: a second death cannot change it.
@@ -192,6 +193,17 @@ impl Oracle {
         for model in &mut self.namespaces {
             model.unflushed.retain(|id| writes.get(id).is_some_and(|write| !write.durable));
         }
+    }
+
+    /// An acknowledged write was durable at once: it is in a persistent journal.
+    pub fn persisted(&mut self, id: u64) {
+        self.make_durable(&[id]);
+    }
+
+    /// Where a write goes.
+    #[must_use]
+    pub fn place_of(&self, id: u64) -> Option<&Place> {
+        self.writes.get(&id).map(|write| &write.place)
     }
 
     /// A flush is about to be handed over. Returns its number.
@@ -456,6 +468,21 @@ mod tests {
             .map(|model| Model { cells: model.cells.clone(), unflushed: Vec::new(), ..*model })
             .collect();
         Oracle { namespaces, now: oracle.now, next: oracle.next, ..Oracle::default() }
+    }
+
+    #[test]
+    fn what_is_in_a_persistent_journal_survives_the_machine_unflushed() {
+        for persistent in [true, false] {
+            let mut oracle = oracle();
+            let write = oracle.submit_write(place(0..1), Body::Data, false);
+            oracle.end_write(write, true);
+            if persistent {
+                assert_eq!(oracle.place_of(write), Some(&place(0..1)));
+                oracle.persisted(write);
+            }
+            oracle.recovered(Failure::Machine);
+            assert_eq!(read(&mut oracle, 0..1, &image(&[], 0..1)).is_err(), persistent);
+        }
     }
 
     #[test]
