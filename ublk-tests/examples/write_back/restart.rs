@@ -1,7 +1,5 @@
 //! How soon a killed pool is served again: the directory of a large namespace, and a replay window that is full.
 
-use std::time::Instant;
-
 use plica::core::ReplayBounds;
 use plica::media::create_file;
 
@@ -20,24 +18,23 @@ pub(crate) fn measure(options: &Options) -> AnyResult<()> {
     create_file(&options.path, 24 << 30)?;
     on_medium(&options.path, |env, media| create(env, media, blocks, Fill::BlockPerLeaf))??;
     println!("{} GiB of LBAs in {} leaves, overwritten with {}", options.gib, blocks / 512, kind.name());
-    let begun = Instant::now();
-    let (window, segments) = on_medium(&options.path, move |env, media| async move {
+    let (window, segments, filled) = on_medium(&options.path, move |env, media| async move {
+        let begun = env.now_ns();
         let pool = open(&env, &media, bounds, 2).await?;
         let load = Load::new(&env, blocks);
         let client = pool.client("bench")?;
         let core = pool.core();
-        let size = || {
-            let state = core.state.borrow();
-            (state.dirty.window(), state.log.segments.window_len())
-        };
         // leaves are written back from ¾ of the bound on: the window is full
         let leaves = core.stats.leaves_written.get();
         while core.stats.leaves_written.get() == leaves {
             load.overwrite(&client, depth, STEP, kind).await;
         }
-        Ok::<_, plica::error::Error>(size())
+        let state = core.state.borrow();
+        let (window, segments) = (state.dirty.window(), state.log.segments.window_len());
+        Ok::<_, plica::error::Error>((window, segments, env.now_ns() - begun))
     })??;
-    println!("killed after {:.0} s with {window} map changes in {segments} segments", begun.elapsed().as_secs_f64());
+    let seconds = |ns| ratio(ns, 1_000_000) / 1000.0;
+    println!("killed after {:.0} s with {window} map changes in {segments} segments", seconds(filled));
     let (opened, served, counted, read) = on_medium(&options.path, move |env, media| async move {
         let begun = env.now_ns();
         let pool = open(&env, &media, bounds, 3).await?;
@@ -54,7 +51,6 @@ pub(crate) fn measure(options: &Options) -> AnyResult<()> {
         pool.stop().await?;
         Ok::<_, plica::error::Error>((opened, served, counted, read))
     })??;
-    let seconds = |ns| ratio(ns, 1_000_000) / 1000.0;
     println!("opened after the kill {:>7.2} s (target: at most 3), {} MiB read", seconds(opened), read >> 20);
     println!("first write answered  {:>7.2} s", seconds(served));
     println!("usage counted         {:>7.2} s", seconds(counted));
