@@ -221,3 +221,100 @@ fn reduce(changes: &mut Vec<Change>) {
         changes.push(Change { what, when: op << PLACE_BITS | at << 8 | mask });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{Location, State, Tier};
+    use crate::units::{Granule, SegmentId};
+
+    const BLOCKS: u64 = 3 * REGION_BLOCKS as u64 - 700;
+
+    fn entry(op: u64) -> Entry {
+        let segment = SegmentId(u32::try_from(op % 1000).unwrap_or(0));
+        let state = State::Data(Tier::Ssd);
+        let granule = Granule(u32::try_from(op % (1 << 18)).unwrap_or(0));
+        Entry::new(&Location { state, segment, granule, sectors: 1, index: 0, check: 3 })
+    }
+
+    /// Notes random changes in a random order, with `spread` the LBAs that are likely, and compares every leaf with what
+    /// applying them in order of their numbers to a plain map gives.
+    fn compare(seed: u64, count: u64, spread: u64) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let base = OpNo(1 << 41);
+        let mut changes: Vec<(OpNo, u64, Option<u8>, u64)> = (1..=count)
+            .map(|above| {
+                let first = random.u64(0..spread.min(BLOCKS)) + if random.u8(..) == 0 { BLOCKS - spread } else { 0 };
+                let mask = (random.u8(..) > 8).then(|| random.u8(1..));
+                (OpNo(base.0 + above), first, mask, random.u64(1..2000))
+            })
+            .collect();
+        let leaves = u32::try_from(BLOCKS.div_ceil(LEAF_ENTRIES as u64)).unwrap_or(0);
+        // half of the leaves have an image, some of those are newer than some changes
+        let images: Vec<_> = (0..leaves).map(|_| random.bool().then(|| OpNo(base.0 + random.u64(0..count)))).collect();
+        let old = Entry(entry(7).0 | 1 << 12);
+        let image = |leaf: u32| images[leaf as usize].map_or([Entry::HOLE; LEAF_ENTRIES], |_| [old; LEAF_ENTRIES]);
+        let mut expected: Vec<_> = (0..leaves).map(image).collect();
+        let mut touched = vec![false; leaves as usize];
+        for (op, first, mask, clears) in &changes {
+            let lbas = if mask.is_some() { 8 } else { *clears };
+            for (index, lba) in (*first..(first + lbas).min(BLOCKS)).enumerate() {
+                let leaf = usize::try_from(lba).unwrap_or(0) / LEAF_ENTRIES;
+                let slot = &mut expected[leaf][usize::try_from(lba).unwrap_or(0) % LEAF_ENTRIES];
+                if mask.is_some_and(|mask| mask >> index & 1 == 0) || images[leaf].is_some_and(|to| *op <= to) {
+                    continue;
+                }
+                let new = mask.map_or(Entry::HOLE, |_| entry(op.0).with_index(u8::try_from(index).unwrap_or(0)));
+                touched[leaf] |= new != Entry::HOLE || *slot != Entry::HOLE;
+                *slot = new;
+            }
+        }
+        random.shuffle(&mut changes);
+        let mut replayed = Replayed::new(base, BLOCKS);
+        for (op, first, mask, clears) in changes {
+            match mask {
+                Some(mask) => replayed.note_fragment(Lba(first), mask, entry(op.0), op).unwrap(),
+                None => replayed.note_clear(Lba(first), clears, op).unwrap(),
+            }
+        }
+        let complete = |leaf: u32| images.get(leaf as usize).copied().flatten().unwrap_or_default();
+        let mut waiting = Vec::new();
+        replayed.settle(complete, |leaf, has_data, since| {
+            let waits = leaf < leaves && (has_data || images[leaf as usize].is_some());
+            assert!(since > complete(leaf), "leaf {leaf} waits since {since}");
+            if waits {
+                waiting.push(leaf);
+            }
+            waits
+        });
+        for leaf in 0..leaves {
+            if touched[leaf as usize] {
+                assert!(waiting.contains(&leaf), "leaf {leaf} changed and nobody waits for it");
+            }
+        }
+        for leaf in waiting {
+            let mut entries = image(leaf);
+            replayed.merge(leaf, complete(leaf), &mut entries);
+            assert_eq!(entries, expected[leaf as usize], "leaf {leaf}");
+        }
+        assert!(replayed.regions.iter().all(|region| region.changes.is_empty()), "nothing is kept for nobody");
+    }
+
+    #[test]
+    fn a_leaf_gets_the_newest_change_of_each_lba_in_whatever_order_they_came() {
+        (0..20).for_each(|seed| compare(seed, 3000, BLOCKS));
+    }
+
+    #[test]
+    fn a_region_that_was_reduced_has_lost_nothing() {
+        compare(1, 3 * REGION_CHANGES_MAX as u64, REGION_BLOCKS as u64);
+    }
+
+    #[test]
+    fn numbers_beyond_a_window_are_refused() {
+        let mut replayed = Replayed::new(OpNo(5), 100);
+        assert!(replayed.note_fragment(Lba(1), 1, entry(1), OpNo(4 + SPAN_MAX)).is_ok());
+        assert!(replayed.note_fragment(Lba(1), 1, entry(1), OpNo(5 + SPAN_MAX)).is_err());
+        assert!(replayed.note_clear(Lba(1), 1, OpNo(u64::MAX >> 1)).is_err());
+    }
+}
