@@ -1,4 +1,4 @@
-//! Leaves read back many at a time: for replay, which touches nearly all of them, and for the count of usage.
+//! Leaves read back many at a time: for write-back after a replay, and for the count of usage.
 //!
 //! ```text
 //!   leaves not in memory ─► by place ─► neighbours in one read of up to 512 KiB ─► several reads at a time ─► installed
@@ -18,8 +18,9 @@ use super::Core;
 use crate::buf::AlignedBuf;
 use crate::format::record::RecordHeader;
 use crate::format::root::LeafImage;
-use crate::format::{Location, Tier};
+use crate::format::{Entry, Location, Tier};
 use crate::limits::{GRANULE, SLOT_BYTES};
+use crate::map::Leaf;
 use crate::units::NamespaceId;
 
 /// Reads under way.
@@ -66,6 +67,11 @@ impl Core {
             let Some(directory) = state.namespaces.get(&id).map(|n| &n.directory) else { continue };
             let Some(slot) = directory.slot(leaf).filter(|_| directory.needs_load(leaf)) else { continue };
             let image = slot.image;
+            if image.entry == Entry::HOLE && !state.loading.contains(&(id, leaf)) {
+                // it was first written in the replay window
+                state.install_leaf(id, leaf, Leaf::empty());
+                continue;
+            }
             // images are on tier 1
             let Some(location) = image.entry.location().filter(|l| l.tier() == Tier::Ssd) else { continue };
             let staged = state.log.batches.staged(location.tier(), location.segment, location.granule).is_some();

@@ -2,7 +2,7 @@
 //!
 //! 1. free what rule 6.3 lets go; choose segments to announce and take their space;
 //! 2. write back the oldest dirty leaves;
-//! 3. a new full image when the changes have grown;
+//! 3. a new full image when the changes have grown; more leaves if the root would not fit its slot;
 //! 4. in one step build the root;
 //! 5. wait until everything appended up to that step is durable;
 //! 6. write both copies of the root's slot, flush;
@@ -31,7 +31,7 @@ use crate::log::{SegmentState, StreamKind, Streams};
 use crate::units::{Lba, NamespaceId, OpNo, SegmentId};
 
 /// Segments kept announced, at most (recovery reads them all); small pools keep an eighth of their segments.
-const ANNOUNCED_TARGET: usize = 24;
+pub(super) const ANNOUNCED_TARGET: usize = 24;
 /// How often the lifetime counters are made durable while the host writes.
 const COUNTER_ROOT_NS: u64 = 5_000_000_000;
 
@@ -56,7 +56,10 @@ impl Core {
                 let leaves = if self.writes_back() { self.leaves_a_checkpoint() } else { 0 };
                 if let Err(error) = self.checkpoint(leaves).await {
                     tracing::warn!("a checkpoint was given up: {error}");
-                    break;
+                    // a leaf that cannot be read keeps the window where it is; the host still needs segments
+                    if leaves == 0 || self.checkpoint(0).await.is_err() {
+                        break;
+                    }
                 }
                 // a full pool: the next one would bring nothing either
                 if self.progress() == before {
@@ -154,12 +157,17 @@ impl Core {
         // 2. leaves: only those dirty now, lest a busy host keeps us here
         let until = self.state.borrow().log.last_op();
         let result = match self.write_back(leaves, until).await {
-            Ok(_) => self.write_image_if_due().await,
+            Ok(_) => match self.write_image_if_due().await {
+                Ok(()) => self.fit_root().await,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
-        if let Err(error) = result
-            && (error.kind() != ErrorKind::NoSpace || clean)
-        {
+        let result = match result {
+            Err(error) if error.kind() == ErrorKind::NoSpace && !clean => self.check_root_fits(),
+            result => result.and_then(|()| self.check_root_fits()),
+        };
+        if let Err(error) = result {
             self.withdraw(&announcing);
             return Err(error);
         }
@@ -230,7 +238,7 @@ impl Core {
     }
 
     /// A new full image when the changes since the last one fill the root.
-    async fn write_image_if_due(self: &Rc<Self>) -> Result<()> {
+    pub(super) async fn write_image_if_due(self: &Rc<Self>) -> Result<()> {
         let change_bytes = {
             let root = &self.state.borrow().root;
             root.directory.len() * DIRECTORY_CHANGE_BYTES + root.segments.len() * SEGMENT_CHANGE_BYTES

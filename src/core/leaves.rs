@@ -15,7 +15,7 @@ use crate::format::root::LeafImage;
 use crate::format::{Entry, Location, Tier};
 use crate::limits::GRANULE;
 use crate::log::StreamKind;
-use crate::map::{Leaf, first_lba};
+use crate::map::{DirtyLeaf, Leaf, first_lba};
 use crate::units::{Granule, LbaRange, NamespaceId, OpNo, SegmentId};
 
 /// Leaves read at a time when usage is counted: those of one read, when they lie side by side.
@@ -34,11 +34,6 @@ impl Core {
                 Some(leaf) => self.load_leaf(id, leaf).await?,
             }
         }
-    }
-
-    /// Whether a leaf of a namespace holds nothing, in memory or on media.
-    pub(crate) fn is_hole(&self, id: NamespaceId, leaf: u32) -> bool {
-        self.state.borrow().namespaces.get(&id).is_none_or(|n| n.directory.is_hole(leaf))
     }
 
     /// LBAs of a namespace; 0 when it is not there.
@@ -74,7 +69,8 @@ impl Core {
                 _ => return Ok(None),
             }
         };
-        let Some(location) = image.entry.location() else { return Ok(None) };
+        // it was first written in the replay window
+        let Some(location) = image.entry.location() else { return Ok(Some(Leaf::empty())) };
         let header = self.read_metadata(&location).await.map_err(|e| {
             self.stats.corrupt.add(1);
             e.within(format!("leaf {leaf} of namespace {id} at {:?}", image.entry))
@@ -132,14 +128,13 @@ impl Core {
     /// Writes back up to `max` dirty leaves whose first change is at most `until`, oldest first. Returns how many.
     ///
     /// # Errors
-    /// No room for metadata, or the latch is closed.
+    /// No room for metadata, the latch is closed, or a leaf that waits for replayed changes cannot be read.
     pub(super) async fn write_back(self: &Rc<Self>, max: usize, until: OpNo) -> Result<usize> {
         let mut written = 0;
         while written < max {
-            let due = self.state.borrow().dirty.oldest().is_some_and(|oldest| oldest.since <= until);
-            if !due {
-                break;
-            }
+            let oldest = self.state.borrow().dirty.oldest().filter(|oldest| oldest.since <= until);
+            let Some(oldest) = oldest else { break };
+            self.know_oldest(oldest, max - written).await?;
             self.make_room(Purpose::Metadata, record_bytes(LEAF_BYTES), 1).await?;
             if self.append_oldest_leaf() {
                 written += 1;
@@ -149,10 +144,49 @@ impl Core {
         Ok(written)
     }
 
+    /// Returns when all dirty leaves are in memory: those that recovery changed may not be.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub(crate) async fn know_dirty(self: &Rc<Self>) -> Result<()> {
+        let all: Vec<_> = self.state.borrow().dirty.iter().map(|dirty| (dirty.namespace, dirty.leaf)).collect();
+        self.load_leaves(all.clone()).await;
+        for (id, leaf) in all {
+            self.know(id, LbaRange { start: first_lba(leaf), count: 1 }).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns when the oldest dirty leaf is in memory: one that recovery changed may not be. The next ones come with it.
+    async fn know_oldest(self: &Rc<Self>, oldest: DirtyLeaf, wanted: usize) -> Result<()> {
+        let DirtyLeaf { namespace, leaf, .. } = oldest;
+        let range = LbaRange { start: first_lba(leaf), count: 1 };
+        let missing = |dirty: &DirtyLeaf| {
+            let namespaces = &self.state.borrow().namespaces;
+            namespaces.get(&dirty.namespace).is_some_and(|n| n.directory.needs_load(dirty.leaf))
+        };
+        if !missing(&oldest) {
+            return Ok(());
+        }
+        let next: Vec<_> = self.state.borrow().dirty.iter().take(wanted.min(COUNT_DEPTH)).copied().collect();
+        let next = next.into_iter().filter(missing).map(|dirty| (dirty.namespace, dirty.leaf)).collect();
+        self.load_leaves(next).await;
+        match self.know(namespace, range).await {
+            // its leaves have left the queue
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
     /// Appends the image of the oldest dirty leaf; room was made. One await-free step (I12).
     fn append_oldest_leaf(&self) -> bool {
         let mut state = self.state.borrow_mut();
-        let Some(dirty) = state.dirty.pop() else { return false };
+        let known = |dirty: &DirtyLeaf| {
+            state.namespaces.get(&dirty.namespace).is_none_or(|n| !n.directory.needs_load(dirty.leaf))
+        };
+        // another one than that room was made for, if a namespace went meanwhile
+        let Some(dirty) = state.dirty.oldest().filter(known) else { return false };
+        state.dirty.pop();
         append_leaf(&mut state, dirty.namespace, dirty.leaf)
     }
 

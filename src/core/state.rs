@@ -135,13 +135,10 @@ impl State {
     /// A leaf came from media: it is known from now on, and what it points to is live.
     pub fn install_leaf(&mut self, id: NamespaceId, leaf: u32, loaded: Leaf) {
         let Some(namespace) = self.namespaces.get_mut(&id) else { return };
-        let Some(slot) = namespace.directory.slot_mut(leaf) else { return };
-        if slot.leaf.is_none() {
-            let on_journal = loaded.entries.iter().filter(|entry| entry.tier() == Some(Tier::Pmem)).count();
-            namespace.on_journal += on_journal as u64;
-            loaded.entries.iter().for_each(|entry| self.log.add_live(*entry));
-            slot.leaf = Some(loaded);
-        }
+        let Some(entries) = namespace.directory.install(leaf, loaded) else { return };
+        let on_journal = entries.iter().filter(|entry| entry.tier() == Some(Tier::Pmem)).count();
+        namespace.on_journal += on_journal as u64;
+        entries.iter().for_each(|entry| self.log.add_live(*entry));
     }
 
     /// A leaf in memory is to be written again, though nothing changed: its image is damaged.

@@ -46,6 +46,8 @@ pub struct Stats {
     pub leaves_written: Counter,
     /// Roots switched to.
     pub roots: Counter,
+    /// Times that the map was written back for a root to fit its slot.
+    pub roots_fitted: Counter,
     /// Writes refused for want of space.
     pub no_space: Counter,
     /// Live blocks that the cleaner moved.

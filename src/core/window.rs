@@ -6,7 +6,7 @@
 //! ```
 //!
 //! **Invariants.** A root always fits its slot: the segments that it lists are bounded, and so are the changes since its
-//! full image. **Failure.** When leaves cannot be written back for want of space, writers get `ENOSPC`; reads, flushes and
+//! full image; should both not be enough, leaves are written back until it does. **Failure.** When leaves cannot be written back for want of space, writers get `ENOSPC`; reads, flushes and
 //! discards go on.
 //!
 //! **Not here:** writing leaves back (`leaves`), switching roots (`checkpoint`).
@@ -14,11 +14,11 @@
 use std::rc::Rc;
 
 use super::Core;
-use super::checkpoint::Running;
+use super::checkpoint::{ANNOUNCED_TARGET, Running};
 use super::room::RESERVE_SEGMENTS;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::ROOT_BYTES;
-use crate::format::root::{CHANGE_BYTES_MAX, WINDOW_SEGMENT_BYTES};
+use crate::format::root::{CHANGE_BYTES_MAX, WINDOW_SEGMENT_BYTES, bytes_of_root};
 use crate::limits::LEAF_ENTRIES;
 
 /// All of the bounds.
@@ -39,6 +39,8 @@ pub struct ReplayBounds {
     pub segments_max: usize,
     /// Bytes of changes in a root from which on a full image is written.
     pub image_bytes: usize,
+    /// Bytes of a root from which on the map is written back to make it smaller.
+    pub root_bytes: usize,
     /// Tier 0 is emptied when nothing was written to it for so long.
     pub journal_quiet_ns: u64,
     /// A namespace that has written so many bytes since its last flush loads: its writes are kept apart by age.
@@ -52,6 +54,7 @@ impl Default for ReplayBounds {
             changes_max: 32 << 20,
             segments_max: 12 << 10,
             image_bytes: CHANGE_BYTES_MAX / 2,
+            root_bytes: ROOT_BYTES,
             journal_quiet_ns: 60_000_000_000,
             load_bytes: 1 << 20,
         }
@@ -100,6 +103,55 @@ impl Core {
             let quarter = leaves * LEAF_ENTRIES as u64 / 4;
             changes / quarters > quarter.clamp(self.bounds.changes_min, self.bounds.changes_max) / QUARTERS
         }
+    }
+
+    /// Makes what the next root has to say fit its slot, whatever it has come to: a new image takes the changes in, and every
+    /// leaf that is written back lets the window move on. Only within a checkpoint.
+    ///
+    /// # Errors
+    /// No room for metadata, the latch, a leaf that cannot be read.
+    pub(super) async fn fit_root(self: &Rc<Self>) -> Result<()> {
+        if self.root_bytes() <= self.bounds.root_bytes {
+            return Ok(());
+        }
+        self.stats.roots_fitted.add(1);
+        while self.root_bytes() > self.bounds.root_bytes {
+            let until = self.state.borrow().log.last_op();
+            let leaves = self.write_back(self.leaves_a_checkpoint(), until).await?;
+            self.image_wanted.set(true);
+            self.write_image_if_due().await?;
+            if leaves == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a root that its slot would not take: the old one stays.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`].
+    pub(super) fn check_root_fits(&self) -> Result<()> {
+        let bytes = self.root_bytes();
+        if bytes > ROOT_BYTES {
+            let text = format!("the next root may take {bytes} bytes, its slot has {ROOT_BYTES}");
+            return Err(Error::new(ErrorKind::NoSpace, text));
+        }
+        Ok(())
+    }
+
+    /// What the next root will take at most.
+    fn root_bytes(&self) -> usize {
+        let mut state = self.state.borrow_mut();
+        let replay_start = state.replay_start();
+        let window = state.log.segments.window(replay_start).len();
+        // those that are announced, and those that are about to be
+        let listed = window + state.log.segments.announced_count() + ANNOUNCED_TARGET;
+        let root = &state.root;
+        // each part may be in a segment of its own
+        let parts = root.image_parts.len();
+        let directory = root.directory.len() + root.marks.len();
+        bytes_of_root([parts, parts, root.sessions.len(), listed, root.segments.len(), directory])
     }
 
     /// Returns when the window is within its bounds; runs checkpoints to that end.

@@ -152,17 +152,22 @@ pub struct Root {
     pub directory: Vec<DirectoryChange>,
 }
 
+/// Bytes that a root with so many image parts, image segments, sessions, window segments, segment changes and directory
+/// changes has, before it is padded.
+#[must_use]
+pub fn bytes_of_root(counts: [usize; 6]) -> usize {
+    let bytes = [8, SEGMENT_CHANGE_BYTES, 16, WINDOW_SEGMENT_BYTES, SEGMENT_CHANGE_BYTES, DIRECTORY_CHANGE_BYTES];
+    HEADER_BYTES + 8 + counts.iter().zip(bytes).map(|(count, bytes)| count * bytes).sum::<usize>()
+}
+
 impl Root {
     /// Bytes of the encoded root, a multiple of 4096.
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
-        let body = self.image_parts.len() * 8
-            + self.image_generations.len() * SEGMENT_CHANGE_BYTES
-            + self.sessions.len() * 16
-            + self.window.len() * WINDOW_SEGMENT_BYTES
-            + self.segments.len() * SEGMENT_CHANGE_BYTES
-            + self.directory.len() * DIRECTORY_CHANGE_BYTES;
-        (HEADER_BYTES + body + 8).next_multiple_of(4096)
+        let (parts, images) = (self.image_parts.len(), self.image_generations.len());
+        let (sessions, window) = (self.sessions.len(), self.window.len());
+        bytes_of_root([parts, images, sessions, window, self.segments.len(), self.directory.len()])
+            .next_multiple_of(BLOCK_SIZE as usize)
     }
 
     /// Writes the root into the first [`Root::encoded_bytes`] of `buf` and returns how many those are.

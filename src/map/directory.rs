@@ -1,5 +1,6 @@
 //! A namespace's leaves: which are in memory, and where the durable image of each is.
 
+use super::replayed::Replayed;
 use super::{index_of, leaf_of};
 use crate::format::Entry;
 use crate::format::root::LeafImage;
@@ -32,6 +33,15 @@ pub struct LeafSlot {
     pub leaf: Option<Leaf>,
     /// The durable root calls it journaled: blocks of it may be written to tier 0.
     pub takes_journal: bool,
+    /// The first operation that recovery found for it, while the leaf is not in memory and waits for its changes.
+    pub waits_since: Option<OpNo>,
+}
+
+impl LeafSlot {
+    /// Whether it holds anything beside what is in memory.
+    fn is_something(&self) -> bool {
+        self.image.entry != Entry::HOLE || self.waits_since.is_some()
+    }
 }
 
 /// The directory of a namespace.
@@ -39,6 +49,7 @@ pub struct LeafSlot {
 pub struct Directory {
     slots: Vec<LeafSlot>,
     blocks: u64,
+    replayed: Replayed,
 }
 
 impl Directory {
@@ -48,7 +59,7 @@ impl Directory {
         let leaves = usize::try_from(blocks.div_ceil(LEAF_ENTRIES as u64)).unwrap_or(usize::MAX);
         let mut slots = Vec::with_capacity(leaves);
         slots.resize_with(leaves, LeafSlot::default);
-        Self { slots, blocks }
+        Self { slots, blocks, replayed: Replayed::default() }
     }
 
     /// LBAs it covers.
@@ -82,7 +93,7 @@ impl Directory {
     /// Whether a leaf must be read before its entries are known.
     #[must_use]
     pub fn needs_load(&self, leaf: u32) -> bool {
-        self.slot(leaf).is_some_and(|slot| slot.leaf.is_none() && slot.image.entry != Entry::HOLE)
+        self.slot(leaf).is_some_and(|slot| slot.leaf.is_none() && slot.is_something())
     }
 
     /// The first leaf of a range that must be read first.
@@ -110,10 +121,41 @@ impl Directory {
         (old, became_dirty)
     }
 
+    /// Takes what recovery found. Returns the leaves that wait for changes with the first of those, for the dirty queue.
+    pub fn replay(&mut self, replayed: Replayed) -> Vec<(u32, OpNo)> {
+        self.replayed = replayed;
+        let slots = std::cell::RefCell::new(&mut self.slots);
+        let mut waiting = Vec::new();
+        self.replayed.settle(
+            |leaf| slots.borrow().get(leaf as usize).map_or(OpNo(0), |slot| slot.image.complete),
+            |leaf, has_data, since| {
+                let mut slots = slots.borrow_mut();
+                let slot = slots.get_mut(leaf as usize);
+                // a leaf that holds nothing needs no clearing
+                let Some(slot) = slot.filter(|slot| has_data || slot.image.entry != Entry::HOLE) else { return false };
+                slot.waits_since = Some(since);
+                waiting.push((leaf, since));
+                true
+            },
+        );
+        waiting
+    }
+
+    /// Puts a leaf that was not in memory there, as its image has it, and replays onto it what waits for it. Returns its
+    /// entries; `None` if it was in memory.
+    pub fn install(&mut self, leaf: u32, mut loaded: Leaf) -> Option<&[Entry; LEAF_ENTRIES]> {
+        let slot = self.slots.get_mut(leaf as usize).filter(|slot| slot.leaf.is_none())?;
+        if let Some(since) = slot.waits_since.take() {
+            self.replayed.merge(leaf, slot.image.complete, &mut loaded.entries);
+            loaded.dirty_since = Some(since);
+        }
+        Some(&slot.leaf.insert(loaded).entries)
+    }
+
     /// Whether an LBA range has nothing in memory nor on media.
     #[must_use]
     pub fn is_hole(&self, leaf: u32) -> bool {
-        self.slot(leaf).is_none_or(|slot| slot.leaf.is_none() && slot.image.entry == Entry::HOLE)
+        self.slot(leaf).is_none_or(|slot| slot.leaf.is_none() && !slot.is_something())
     }
 }
 

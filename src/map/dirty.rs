@@ -35,6 +35,16 @@ impl DirtyQueue {
         self.queue.push_back(DirtyLeaf { namespace, leaf, since, changes: self.changes });
     }
 
+    /// A leaf that recovery found changed, the first time when the window had seen `changes` changes. In order of `since`.
+    pub fn push_replayed(&mut self, namespace: NamespaceId, leaf: u32, since: OpNo, changes: u64) {
+        self.queue.push_back(DirtyLeaf { namespace, leaf, since, changes });
+    }
+
+    /// All of them, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &DirtyLeaf> {
+        self.queue.iter()
+    }
+
     /// The leaf that has been dirty longest.
     #[must_use]
     pub fn oldest(&self) -> Option<DirtyLeaf> {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   directory[LBA / 512] ── image (durable location, complete) ── leaf in memory ── entries[LBA % 512]
+//!                                 └── what recovery replays onto it when it is read
 //! ```
 //!
 //! **Invariants.** An entry changes only in the await-free step that appends the record it points to (I12). A leaf that
@@ -11,9 +12,11 @@
 
 mod directory;
 mod dirty;
+mod replayed;
 
 pub use directory::{Directory, Leaf, LeafSlot};
 pub use dirty::{DirtyLeaf, DirtyQueue};
+pub use replayed::Replayed;
 
 use crate::limits::LEAF_ENTRIES;
 use crate::units::Lba;

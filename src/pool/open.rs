@@ -26,9 +26,13 @@ use crate::log::segments::SummaryState;
 use crate::log::{Log, SegmentTable, StreamKind};
 use crate::map::{Directory, DirtyQueue};
 use crate::media::Media;
+use crate::recovery::replay::Replay;
 use crate::recovery::{self, Directories, Known, Recovered, RecoveredJournal, RecoveredSegment};
 use crate::staging::{Region, StagingStore};
 use crate::units::{NamespaceId, OpNo, SessionId};
+
+/// Records of tier 0 replayed as a group.
+const REPLAY_GROUP: usize = 4096;
 
 /// How a pool is opened.
 pub struct OpenOptions {
@@ -111,9 +115,7 @@ impl Pool {
         step.end(format_args!("{adopted} batches adopted"));
         // 6. the window and tier 0; then all that counts from here on is durable (I1)
         let step = Step::begin(env, "window");
-        let mut recovered = recovery::scan_window(media, &layout, &root).await?;
-        let tier0 = journal.scan(&root).await?;
-        recovered.add_journal(&tier0);
+        let (mut recovered, tier0, replay) = scan(media, &layout, &root, &table, &journal).await?;
         if !canary::is_off(Rule::DataBeforePointer) {
             media.flush().await?;
             journal.make_durable(&tier0.recent).await?;
@@ -140,10 +142,9 @@ impl Pool {
         let OpenOptions { root_key, codec, bounds, .. } = options;
         let (medium, on) = (media.clone(), journal.medium());
         let core = Core::new(env.clone(), medium, on, layout, superblock.pool, session, state, codec, bounds);
-        let records = recovered.segments.iter().flat_map(|s| &s.records).chain(&tier0.records);
-        let records = recovery::replay::replay(&core, records, root.replay_start).await?;
-        step.end(format_args!("{records} records"));
-        recovered.damage.extend(damaged_gaps(&core, &tier0));
+        let records = replay.end(&mut core.state.borrow_mut());
+        step.end(format_args!("{records} records for {} leaves", core.state.borrow().dirty.len()));
+        recovered.damage.extend(damaged_gaps(&core, &tier0).await?);
         // 9. the root that ends the old serve and begins this one
         begin_session(env, &core, &root, &recovered, &journal, &mut *staging).await?;
         if matches!(journal, PoolJournal::Lost) {
@@ -311,8 +312,8 @@ fn build_state(
             Known::Summary => (listed.end, SummaryState::Durable),
             Known::Damaged => (listed.end, SummaryState::Never),
         };
-        segments.recovered(listed.segment, end, summary, segment.tops());
-        segments.fill(listed.segment, segment.total(), end);
+        segments.recovered(listed.segment, end, summary, segment.tops);
+        segments.fill(listed.segment, segment.total, end);
     }
     let journal = SegmentTable::of_journal(&tier0.segments);
     let highest = recovered.highest;
@@ -375,7 +376,7 @@ pub(super) fn open_namespace(entry: &NamespaceEntry, superblock: &Superblock, ro
 /// The new session appends behind what was accepted: in the stream's newest walked segment that is not full.
 fn append_behind(log: &mut Log, kind: StreamKind, recovered: &Recovered) {
     let open = recovered.segments.iter().filter(|s| s.listed.state != WindowState::Flushed);
-    let newest = open.filter(|s| s.stream() == Some(kind)).max_by_key(|s| s.tops().0);
+    let newest = open.filter(|s| s.stream == Some(kind)).max_by_key(|s| s.tops.0);
     let Some(open) = newest.and_then(RecoveredSegment::reopened) else { return };
     let room = crate::limits::BLOCK_BYTES;
     if open.fits(log.segment_bytes, open.at as usize + room, 1) {
@@ -384,11 +385,40 @@ fn append_behind(log: &mut Log, kind: StreamKind, recovered: &Recovered) {
     }
 }
 
-/// What is damaged on tier 0, now that the map is known.
-fn damaged_gaps(core: &Core, tier0: &RecoveredJournal) -> Vec<String> {
+/// Reads the window and tier 0; their records are noted for replay as they are found, and only kept where a segment is
+/// appended to again.
+async fn scan(
+    media: &Media,
+    layout: &Layout,
+    root: &Root,
+    table: &NamespaceTable,
+    journal: &PoolJournal,
+) -> Result<(Recovered, RecoveredJournal, Replay)> {
+    let mut replay = Replay::new(root.replay_start, table);
+    let mut recovered = recovery::scan_window(media, layout, root, |segment| {
+        replay.add(&segment.records)?;
+        if segment.known == Known::Summary {
+            segment.records = Vec::new();
+        }
+        Ok(())
+    })
+    .await?;
+    let mut tier0 = journal.scan(root).await?;
+    recovered.add_journal(&tier0);
+    tier0.records.sort_unstable_by_key(|record| record.op);
+    std::mem::take(&mut tier0.records).chunks(REPLAY_GROUP).try_for_each(|group| replay.add(group))?;
+    Ok((recovered, tier0, replay))
+}
+
+/// What is damaged on tier 0: that takes the map as it is after the replay.
+async fn damaged_gaps(core: &Rc<Core>, tier0: &RecoveredJournal) -> Result<Vec<String>> {
+    if tier0.gaps.is_empty() {
+        return Ok(Vec::new());
+    }
+    core.know_dirty().await?;
     let state = core.state.borrow();
     let in_use = tier0.gaps.iter().filter(|id| state.log.journal.get(**id).live > 0);
-    in_use.map(|id| format!("segment {id} of the journal: a batch is damaged, though it was acknowledged")).collect()
+    Ok(in_use.map(|id| format!("segment {id} of the journal: a batch is damaged, though it was acknowledged")).collect())
 }
 
 async fn begin_session(

@@ -1,85 +1,82 @@
-//! Replay: records above the replay start, in ascending number, onto the leaves; later wins, unconditionally (I8).
+//! Replay: records above the replay start become changes that wait for their leaves; later wins, unconditionally (I8).
+//!
+//! No leaf is read: a window of millions of changes touches nearly every leaf of a large pool. Whoever needs a leaf, the
+//! count of usage last, reads it and merges what waits for it (`map`).
 
-use std::collections::HashSet;
-use std::rc::Rc;
+use std::collections::BTreeMap;
 
-use crate::core::Core;
+use crate::core::State;
 use crate::error::Result;
-use crate::format::Entry;
+use crate::format::namespaces::NamespaceTable;
 use crate::format::summary::{Change, SummaryEntry};
-use crate::map::{first_lba, leaf_of};
-use crate::units::{Lba, LbaRange, NamespaceId, OpNo};
+use crate::map::Replayed;
+use crate::units::{NamespaceId, OpNo};
 
-/// Applies the records of all segments of all tiers. Returns how many there were.
-///
-/// # Errors
-/// A leaf cannot be read.
-pub async fn replay<'a>(
-    core: &Rc<Core>,
-    records: impl Iterator<Item = &'a SummaryEntry>,
-    replay_start: OpNo,
-) -> Result<usize> {
-    let mut records: Vec<&SummaryEntry> = records.filter(|r| r.op > replay_start).collect();
-    records.sort_unstable_by_key(|r| r.op);
-    core.load_leaves(touched(&records)).await;
-    for record in &records {
-        match record.change {
-            Change::Fragment { entry, mask, .. } => {
-                for index in (0..8).filter(|index| mask >> index & 1 == 1) {
-                    let lba = Lba(record.first.0 + u64::from(index));
-                    apply(core, record.namespace, lba, entry.with_index(index), record.op).await?;
+/// What a window holds for the map.
+pub struct Replay {
+    start: OpNo,
+    namespaces: BTreeMap<NamespaceId, Replayed>,
+    records: usize,
+    changes: u64,
+    /// Of each group of records the last number, and its changes.
+    groups: Vec<(OpNo, u64)>,
+}
+
+impl Replay {
+    /// Begins to replay records above `start` of these namespaces.
+    #[must_use]
+    pub fn new(start: OpNo, table: &NamespaceTable) -> Self {
+        let namespaces = table.entries.iter().map(|entry| (entry.id, Replayed::new(start, entry.blocks))).collect();
+        Self { start, namespaces, records: 0, changes: 0, groups: Vec::new() }
+    }
+
+    /// A group of records: of a segment, or of neighbours in the order of numbers. Groups may come in any order.
+    ///
+    /// # Errors
+    /// A number that cannot be one of the window.
+    pub fn add(&mut self, records: &[SummaryEntry]) -> Result<()> {
+        let (before, mut last) = (self.changes, OpNo(0));
+        for record in records.iter().filter(|record| record.op > self.start) {
+            self.records += 1;
+            last = last.max(record.op);
+            let Some(namespace) = self.namespaces.get_mut(&record.namespace) else { continue };
+            match record.change {
+                Change::Fragment { entry, mask, .. } => {
+                    namespace.note_fragment(record.first, mask, entry, record.op)?;
+                    self.changes += u64::from(mask.count_ones());
                 }
-            }
-            Change::Clear { count } => clear(core, record, count).await?,
-            Change::Other { .. } => {}
-        }
-    }
-    Ok(records.len())
-}
-
-/// The leaves that the records write to. A CLEAR may touch many and needs few: those are read when their turn comes.
-fn touched(records: &[&SummaryEntry]) -> Vec<(NamespaceId, u32)> {
-    let mut leaves = HashSet::new();
-    for record in records {
-        if let Change::Fragment { mask, .. } = record.change {
-            let last = Lba(record.first.0 + u64::from(7 - (mask | 1).leading_zeros()));
-            leaves.insert((record.namespace, leaf_of(record.first)));
-            leaves.insert((record.namespace, leaf_of(last)));
-        }
-    }
-    let mut leaves: Vec<_> = leaves.into_iter().collect();
-    leaves.sort_unstable();
-    leaves
-}
-
-async fn clear(core: &Rc<Core>, record: &SummaryEntry, count: u64) -> Result<()> {
-    let end = core.blocks_of(record.namespace).min(record.first.0.saturating_add(count));
-    let mut lba = record.first;
-    while lba.0 < end {
-        let next = first_lba(leaf_of(lba) + 1);
-        // a leaf that holds nothing needs no clearing
-        if !core.is_hole(record.namespace, leaf_of(lba)) {
-            for lba in (lba.0..next.0.min(end)).map(Lba) {
-                apply(core, record.namespace, lba, Entry::HOLE, record.op).await?;
+                // however many LBAs: it costs no more than one
+                Change::Clear { count } => {
+                    namespace.note_clear(record.first, count, record.op)?;
+                    self.changes += 1;
+                }
+                Change::Other { .. } => {}
             }
         }
-        lba = next;
+        self.groups.push((last, self.changes - before));
+        Ok(())
     }
-    Ok(())
-}
 
-/// One entry, unless the leaf's image is as new, or the namespace is no more.
-async fn apply(core: &Rc<Core>, id: NamespaceId, lba: Lba, entry: Entry, op: OpNo) -> Result<()> {
-    if lba.0 >= core.blocks_of(id) {
-        return Ok(());
+    /// All records were added: the leaves they changed are dirty from now on. Returns how many records there were.
+    pub fn end(mut self, state: &mut State) -> usize {
+        let mut leaves: Vec<(OpNo, NamespaceId, u32)> = Vec::new();
+        for (id, replayed) in self.namespaces {
+            let Some(namespace) = state.namespaces.get_mut(&id) else { continue };
+            let waiting = namespace.directory.replay(replayed);
+            leaves.extend(waiting.into_iter().map(|(leaf, since)| (since, id, leaf)));
+        }
+        leaves.sort_unstable();
+        self.groups.sort_unstable();
+        let mut groups = self.groups.into_iter().peekable();
+        // what the window had seen before a leaf's first change, but for the group that holds it
+        let mut seen = 0;
+        for (since, id, leaf) in leaves {
+            while let Some((_, changes)) = groups.next_if(|(last, _)| *last < since) {
+                seen += changes;
+            }
+            state.dirty.push_replayed(id, leaf, since, seen);
+        }
+        state.dirty.count_changes(self.changes);
+        self.records
     }
-    core.know(id, LbaRange { start: lba, count: 1 }).await?;
-    let mut state = core.state.borrow_mut();
-    let directory = &state.namespace(id)?.directory;
-    let complete = directory.slot(leaf_of(lba)).map_or(OpNo(0), |slot| slot.image.complete);
-    let unchanged_hole = entry == Entry::HOLE && directory.get(lba) == Entry::HOLE;
-    if op > complete && !unchanged_hole {
-        state.set(id, lba, entry, op);
-    }
-    Ok(())
 }

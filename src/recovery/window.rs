@@ -22,10 +22,16 @@ const DEPTH: usize = 8;
 pub struct RecoveredSegment {
     /// As the root lists it.
     pub listed: WindowSegment,
-    /// Its records.
+    /// Its records, unless whoever scans has taken them.
     pub records: Vec<SummaryEntry>,
     /// How its records are known.
     pub known: Known,
+    /// Highest record and highest CLEAR.
+    pub tops: (OpNo, OpNo),
+    /// Blocks (or leaves and image parts) of its records, dead ones included as far as records tell.
+    pub total: u32,
+    /// The stream that filled it; `None` when it holds nothing.
+    pub stream: Option<StreamKind>,
 }
 
 /// How the records of a segment are known.
@@ -51,11 +57,17 @@ pub struct Recovered {
     pub damage: Vec<String>,
 }
 
-/// Reads all segments that the root lists.
+/// Reads all segments that the root lists, and hands each to `found`, which may take its records: of a large window they are
+/// more than memory should hold.
 ///
 /// # Errors
-/// A read error. A damaged summary is a reason to walk its segment.
-pub async fn scan_window(media: &Media, layout: &Layout, root: &Root) -> Result<Recovered> {
+/// A read error; what `found` says. A damaged summary is a reason to walk its segment.
+pub async fn scan_window(
+    media: &Media,
+    layout: &Layout,
+    root: &Root,
+    mut found: impl FnMut(&mut RecoveredSegment) -> Result<()>,
+) -> Result<Recovered> {
     let acceptance = Acceptance { current: root.session, earlier: &root.sessions, replay_start: root.replay_start };
     let mut recovered = Recovered {
         segments: Vec::with_capacity(root.window.len()),
@@ -71,9 +83,10 @@ pub async fn scan_window(media: &Media, layout: &Layout, root: &Root) -> Result<
         let (listed, read) = read?;
         let walked = match read {
             Read::Summary(records) => {
-                let top = records.iter().map(|r| r.op).max().unwrap_or_default();
-                recovered.accepted = recovered.accepted.max(top);
-                recovered.segments.push(RecoveredSegment { listed: *listed, records, known: Known::Summary });
+                let mut segment = RecoveredSegment::new(*listed, records, Known::Summary);
+                recovered.accepted = recovered.accepted.max(segment.tops.0);
+                found(&mut segment)?;
+                recovered.segments.push(segment);
                 continue;
             }
             Read::Walked(walked) => walked,
@@ -94,7 +107,9 @@ pub async fn scan_window(media: &Media, layout: &Layout, root: &Root) -> Result<
             }
         }
         bad.extend(bad_below.map(|op| (at, op)));
-        recovered.segments.push(RecoveredSegment { listed: *listed, records, known });
+        let mut segment = RecoveredSegment::new(*listed, records, known);
+        found(&mut segment)?;
+        recovered.segments.push(segment);
     }
     recovered.highest = recovered.highest.max(recovered.accepted);
     for (at, op) in bad.into_iter().filter(|(_, op)| *op > root.replay_start && *op <= settled) {
@@ -188,12 +203,22 @@ async fn read_tail(media: &Media, layout: &Layout, segment: SegmentId, bytes: us
 }
 
 impl RecoveredSegment {
-    /// Highest record and highest CLEAR.
-    #[must_use]
-    pub fn tops(&self) -> (OpNo, OpNo) {
-        let top = self.records.iter().map(|r| r.op).max().unwrap_or_default();
-        let clears = self.records.iter().filter(|r| matches!(r.change, Change::Clear { .. }));
-        (top, clears.map(|r| r.op).max().unwrap_or_default())
+    fn new(listed: WindowSegment, records: Vec<SummaryEntry>, known: Known) -> Self {
+        let top = records.iter().map(|r| r.op).max().unwrap_or_default();
+        let clears = records.iter().filter(|r| matches!(r.change, Change::Clear { .. }));
+        let tops = (top, clears.map(|r| r.op).max().unwrap_or_default());
+        let blocks = |record: &SummaryEntry| match record.change {
+            Change::Fragment { mask, .. } => mask.count_ones(),
+            Change::Other { .. } => 1,
+            Change::Clear { .. } => 0,
+        };
+        let total = records.iter().map(blocks).sum();
+        let stream = records.first().map(|record| match record.change {
+            Change::Other { .. } => StreamKind::Leaf,
+            Change::Fragment { moved: true, .. } => StreamKind::Move,
+            Change::Fragment { moved: false, .. } | Change::Clear { .. } => StreamKind::Host,
+        });
+        Self { listed, records, known, tops, total, stream }
     }
 
     /// As an open segment, to be appended to or to be sealed; `None` if nothing in it counts, or not all of it is known.
@@ -201,26 +226,5 @@ impl RecoveredSegment {
     pub fn reopened(&self) -> Option<OpenSegment> {
         let Known::Walk(at) = self.known else { return None };
         (at > 0).then(|| OpenSegment { id: self.listed.segment, at, summary: self.records.clone() })
-    }
-
-    /// The stream that filled it; `None` when it holds nothing.
-    #[must_use]
-    pub fn stream(&self) -> Option<StreamKind> {
-        self.records.first().map(|record| match record.change {
-            Change::Other { .. } => StreamKind::Leaf,
-            Change::Fragment { moved: true, .. } => StreamKind::Move,
-            Change::Fragment { moved: false, .. } | Change::Clear { .. } => StreamKind::Host,
-        })
-    }
-
-    /// Blocks (or leaves and image parts) of its records, dead ones included as far as records tell.
-    #[must_use]
-    pub fn total(&self) -> u32 {
-        let blocks = |record: &SummaryEntry| match record.change {
-            Change::Fragment { mask, .. } => mask.count_ones(),
-            Change::Other { .. } => 1,
-            Change::Clear { .. } => 0,
-        };
-        self.records.iter().map(blocks).sum()
     }
 }

@@ -108,12 +108,13 @@ fn bounds(host: &Host) -> ReplayBounds {
     match dice(host) % 4 {
         0 => real,
         1 => ReplayBounds { changes_min: 256, image_bytes: 128, load_bytes: 0, ..real },
-        2 => ReplayBounds { segments_max: 6, journal_quiet_ns: 20_000_000, ..real },
+        2 => ReplayBounds { segments_max: 6, root_bytes: 900, journal_quiet_ns: 20_000_000, ..real },
         _ => ReplayBounds {
             changes_min: 1024,
             changes_max: 2048,
             segments_max: 12,
             image_bytes: 64,
+            root_bytes: real.root_bytes,
             journal_quiet_ns: 5_000_000,
             load_bytes: 64 << 10,
         },
@@ -219,6 +220,7 @@ impl Serving for ServedPool {
         let sealed = state.log.segments.iter().filter(|(_, info)| info.summary == SummaryState::Durable).count();
         vec![
             ("roots", core.stats.roots.get()),
+            ("roots made to fit", core.stats.roots_fitted.get()),
             ("leaves written", core.stats.leaves_written.get()),
             ("refused for space", core.stats.no_space.get()),
             ("segments cleaned", core.stats.cleaned.get()),

@@ -9,6 +9,7 @@ use plica::buf::DataBuf;
 use plica::core::request::{NamespaceClient, Reply, ReplySink, Request, RequestKind};
 use plica::env::Env;
 use plica::format::slot::StagingHeader;
+use plica::limits::LEAF_ENTRIES;
 use plica::staging::{Region, StagingStore};
 use plica::units::{PoolId, SessionId};
 
@@ -36,6 +37,32 @@ impl StagingStore for NoStore {
     }
 }
 
+/// What blocks are overwritten with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overwrite {
+    /// Random blocks, one by one, with data that compresses to almost nothing.
+    Blocks,
+    /// Random blocks, one by one, with zeros: records without a payload.
+    Zeros,
+    /// Random aligned ranges of 64 KiB: records of four blocks each.
+    Ranges,
+}
+
+impl Overwrite {
+    /// What the command line calls it.
+    pub(crate) const ALL: [(&str, Self); 3] =
+        [("blocks", Self::Blocks), ("zeros", Self::Zeros), ("ranges", Self::Ranges)];
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+    }
+
+    fn bytes(self) -> usize {
+        if self == Self::Ranges { CHUNK } else { BLOCK }
+    }
+}
+
 /// One request at a time and its reply.
 #[derive(Default)]
 struct Sink(Mutex<(Option<Reply>, Option<Waker>)>);
@@ -51,11 +78,18 @@ impl ReplySink for Sink {
 }
 
 /// Nanoseconds of requests.
+#[derive(Default)]
 pub(crate) struct Latencies(Vec<u64>);
 
 impl Latencies {
-    /// The latency that `share` of 1000 requests do not exceed.
-    pub(crate) fn quantile(&self, share: usize) -> u64 {
+    /// Those of another phase, too.
+    pub(crate) fn add(&mut self, others: &Self) {
+        self.0.extend_from_slice(&others.0);
+    }
+
+    /// The latency that `share` of 1000 requests do not exceed. Sorts them.
+    pub(crate) fn quantile(&mut self, share: usize) -> u64 {
+        self.0.sort_unstable();
         let at = (self.0.len() * share / 1000).min(self.0.len().saturating_sub(1));
         self.0.get(at).copied().unwrap_or(0)
     }
@@ -100,26 +134,48 @@ impl Load {
         .await;
     }
 
-    /// So many random overwrites; how long each took, sorted.
-    pub(crate) async fn overwrite(self: &Rc<Self>, client: &NamespaceClient, depth: usize, count: u64) -> Latencies {
+    /// Writes one block of each leaf.
+    pub(crate) async fn map_sparsely(self: &Rc<Self>, client: &NamespaceClient) {
+        let next = Rc::new(Cell::new(0));
+        self.writers(8, |load| {
+            let (next, client) = (next.clone(), client.clone());
+            async move {
+                let mut writer = Writer::new(BLOCK);
+                while next.get() < load.blocks {
+                    let lba = next.replace(next.get() + LEAF_ENTRIES as u64);
+                    writer.write(&client, lba).await;
+                }
+            }
+        })
+        .await;
+    }
+
+    /// So many random overwrites; how long each took.
+    pub(crate) async fn overwrite(
+        self: &Rc<Self>,
+        client: &NamespaceClient,
+        depth: usize,
+        count: u64,
+        kind: Overwrite,
+    ) -> Latencies {
         self.latencies.take();
         let left = Rc::new(Cell::new(count));
         self.writers(depth, |load| {
             let (left, client) = (left.clone(), client.clone());
             async move {
-                let mut writer = Writer::new(BLOCK);
+                let mut writer = Writer::new(kind.bytes());
+                writer.says_lba = kind != Overwrite::Zeros;
+                let count = (kind.bytes() / BLOCK) as u64;
                 while left.get() > 0 {
                     left.set(left.get() - 1);
                     let begun = load.env.now_ns();
-                    writer.write(&client, load.next() % load.blocks).await;
+                    writer.write(&client, load.next() % load.blocks / count * count).await;
                     load.latencies.borrow_mut().push(load.env.now_ns() - begun);
                 }
             }
         })
         .await;
-        let mut latencies = self.latencies.take();
-        latencies.sort_unstable();
-        Latencies(latencies)
+        Latencies(self.latencies.take())
     }
 
     async fn writers<F: Future<Output = ()> + 'static>(self: &Rc<Self>, depth: usize, body: impl Fn(Rc<Self>) -> F) {
@@ -134,17 +190,19 @@ impl Load {
 struct Writer {
     sink: Arc<Sink>,
     data: Arc<DataBuf>,
+    /// Blocks are not zeros.
+    says_lba: bool,
 }
 
 impl Writer {
     fn new(len: usize) -> Self {
-        Self { sink: Arc::default(), data: Arc::new(DataBuf::zeroed(len)) }
+        Self { sink: Arc::default(), data: Arc::new(DataBuf::zeroed(len)), says_lba: true }
     }
 
-    /// Writes blocks that say their LBA.
+    /// Writes blocks that say their LBA, or zeros.
     async fn write(&mut self, client: &NamespaceClient, lba: u64) {
         let len = self.data.bytes().len();
-        if let Some(data) = Arc::get_mut(&mut self.data) {
+        if let Some(data) = Arc::get_mut(&mut self.data).filter(|_| self.says_lba) {
             for (lba, block) in (lba..).zip(data.bytes_mut().chunks_mut(BLOCK)) {
                 block[..8].copy_from_slice(&(lba + 1).to_le_bytes());
             }
