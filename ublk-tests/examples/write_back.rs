@@ -10,21 +10,20 @@
 //!
 //! Printed beside their targets: p99.9 of 2 against 1, metadata bytes per host byte in 2, the time of 3.
 
-mod load;
-
-use std::path::{Path, PathBuf};
+use std::cell::Cell;
+use std::path::PathBuf;
 use std::rc::Rc;
 
-use load::{BLOCK, Latencies, Load, NoStore};
-use plica::codec::CodecPool;
 use plica::core::ReplayBounds;
-use plica::env::executor::Fifo;
-use plica::env::{Env, Executor, Reactor, Rng};
-use plica::format::superblock::KeySource;
-use plica::format::{Cipher, Compression};
-use plica::keys::RootKey;
-use plica::media::{Access, Device, DeviceKind, Media, UringBackend, create_file};
-use plica::pool::{CreateOptions, NamespaceSpec, OpenOptions, Pool};
+use plica::core::request::NamespaceClient;
+use plica::env::Env;
+use plica::error::Result;
+use plica::media::create_file;
+use plica::pool::Pool;
+use ublk_tests::bench::{BLOCK, Bench, Blocks, Lane, Latencies, Meter, Serve, namespace, on_file, ratio, run_lanes};
+
+/// Blocks of a request that maps.
+const CHUNK: usize = 16;
 
 type AnyResult<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -34,69 +33,54 @@ struct Options {
     depth: usize,
 }
 
-/// Runs `body` on the pool file with a thread, a ring and a clock of its own; what it leaves behind dies with it.
-fn on_medium<T: 'static, F: Future<Output = T> + 'static>(
-    path: &Path,
-    body: impl FnOnce(Env, Media) -> F,
-) -> AnyResult<T> {
-    let device = Device::open(path, Access::Write)?;
-    let mut backend = UringBackend::new()?;
-    let (size, block) = (device.size(), device.block());
-    let file = backend.register(&device);
-    let reactor = Reactor::new(Box::new(backend));
-    let mut executor = Executor::new(reactor.clone(), Box::new(Fifo::default()));
-    let env = Env::new(executor.spawner(), reactor.clone(), Rng::Kernel);
-    let media = Media::new(reactor, file, size, block, device.kind() == DeviceKind::File);
-    Ok(executor.run(body(env, media)))
-}
-
-fn root_key() -> RootKey {
-    RootKey::from_bytes(&[1; 32])
-}
-
-async fn create(env: Env, media: Media, blocks: u64) -> plica::error::Result<()> {
-    let root_key = root_key();
-    let key_source = KeySource::File;
-    let options = CreateOptions {
-        label: "bench",
-        segment_bytes: None,
-        key_source,
-        root_key: &root_key,
-        pool: None,
-        now_unix: 0,
-        journal: None,
-    };
-    plica::pool::create(&env, &media, &options).await?;
-    let pool = open(&env, &media, ReplayBounds::default(), 1).await?;
-    let spec = NamespaceSpec {
-        name: "bench".into(),
-        blocks,
-        cipher: Cipher::Aes256Xts,
-        compression: Compression::Lz4,
-        unit_blocks: 8,
-        logical_block: 4096,
-        now_unix: 0,
-    };
-    pool.create_namespace(&spec).await?;
-    let load = Load::new(&env, blocks);
-    load.map_everything(&pool.client("bench")?).await;
+/// Makes the pool and writes every block once, in order.
+async fn create(bench: Bench, blocks: u64) -> Result<()> {
+    bench.create().await?;
+    let pool = bench.open(Serve::default()).await?;
+    pool.create_namespace(&namespace("bench", blocks, 8)).await?;
+    let (client, next) = (pool.client("bench")?, Rc::new(Cell::new(0)));
+    run_lanes(&bench.env, 8, |_| {
+        let (next, client) = (next.clone(), client.clone());
+        async move {
+            let mut lane = Lane::new(CHUNK * BLOCK);
+            while next.get() < blocks {
+                let lba = next.replace(next.get() + CHUNK as u64);
+                say_lbas(lane.bytes_mut(), lba);
+                lane.write(&client, lba).await?;
+            }
+            Ok(())
+        }
+    })
+    .await?;
     pool.stop().await
 }
 
-/// Opens the pool in the `boot`th boot of the machine.
-async fn open(env: &Env, media: &Media, bounds: ReplayBounds, boot: u8) -> plica::error::Result<Rc<Pool>> {
-    let codec =
-        CodecPool::new(1).map_err(|e| plica::error::Error::new(plica::error::ErrorKind::Config, e.to_string()))?;
-    let options = OpenOptions {
-        root_key: root_key(),
-        boot: [boot; 16],
-        identity: (0, 0),
-        codec,
-        bounds,
-        journal: None,
-        accept_journal_loss: false,
-    };
-    Pool::open(env, media, Box::new(NoStore), options).await
+/// Blocks that say where they belong.
+fn say_lbas(bytes: &mut [u8], lba: u64) {
+    for (lba, block) in (lba..).zip(bytes.chunks_mut(BLOCK)) {
+        block[..8].copy_from_slice(&(lba + 1).to_le_bytes());
+    }
+}
+
+/// So many random overwrites; how long each took.
+async fn load(env: &Env, client: &NamespaceClient, blocks: u64, depth: usize, count: u64) -> Result<Latencies> {
+    let (meter, random) = (Meter::new(env, None), Rc::new(Blocks::half_zeros()));
+    let left = Rc::new(Cell::new(count));
+    run_lanes(env, depth, |_| {
+        let (meter, random, left, client) = (meter.clone(), random.clone(), left.clone(), client.clone());
+        async move {
+            let mut lane = Lane::new(BLOCK);
+            while left.get() > 0 {
+                left.set(left.get() - 1);
+                let lba = random.below(blocks);
+                say_lbas(lane.bytes_mut(), lba);
+                meter.time(lane.write(&client, lba)).await?;
+            }
+            Ok(())
+        }
+    })
+    .await?;
+    Ok(meter.latencies())
 }
 
 /// What a phase of overwriting showed.
@@ -110,18 +94,11 @@ struct Phase {
     roots: u64,
 }
 
-async fn overwrite(
-    env: &Env,
-    media: &Media,
-    pool: &Pool,
-    options: &Options,
-    warm: u64,
-    count: u64,
-) -> plica::error::Result<Phase> {
+async fn overwrite(bench: &Bench, pool: &Pool, options: &Options, warm: u64, count: u64) -> Result<Phase> {
     let blocks = options.gib << 30 >> 12;
-    let load = Load::new(env, blocks);
     let client = pool.client("bench")?;
-    load.overwrite(&client, options.depth, warm).await;
+    let (env, media) = (&bench.env, &bench.media);
+    load(env, &client, blocks, options.depth, warm).await?;
     let core = pool.core();
     let counts = || {
         let stats = &core.stats;
@@ -132,17 +109,12 @@ async fn overwrite(
     };
     let before = counts();
     let begun = env.now_ns();
-    let latencies = load.overwrite(&client, options.depth, count).await;
+    let latencies = load(env, &client, blocks, options.depth, count).await?;
     let seconds = ratio(env.now_ns() - begun, 1_000_000_000);
     let after = counts();
     let [host, metadata, leaves, roots] = std::array::from_fn(|i| after[i] - before[i]);
     let metadata = ratio(metadata, host);
     Ok(Phase { rate: ratio(host / BLOCK as u64, 1) / seconds, latencies, metadata, leaves, roots })
-}
-
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn ratio(a: u64, b: u64) -> f64 {
-    a as f64 / b.max(1) as f64
 }
 
 fn options() -> AnyResult<Options> {
@@ -161,7 +133,7 @@ fn options() -> AnyResult<Options> {
 }
 
 fn print(name: &str, phase: &Phase) {
-    let micros = |share| ratio(phase.latencies.quantile(share), 1000);
+    let micros = |share| phase.latencies.micros(share);
     println!(
         "{name:<20} {:>9.0} writes/s   p50 {:>7.0} µs   p99 {:>7.0} µs   p99.9 {:>7.0} µs   max {:>8.0} µs   \
          {} leaves, {} roots, {:.4} metadata bytes a host byte",
@@ -180,35 +152,35 @@ fn measure(options: &Options) -> AnyResult<()> {
     let blocks = options.gib << 30 >> 12;
     let bounds = ReplayBounds::default();
     println!("{} GiB mapped, {} writers", options.gib, options.depth);
-    on_medium(&options.path, |env, media| create(env, media, blocks))??;
+    on_file(&options.path, None, |bench| create(bench, blocks))?;
     let bound = (blocks / 4).clamp(bounds.changes_min, bounds.changes_max);
     let wide = ReplayBounds { changes_min: u64::MAX, changes_max: u64::MAX, ..bounds };
     let phase = |bounds: ReplayBounds, boot: u8, warm: u64, stops: bool| {
         let (gib, depth, path) = (options.gib, options.depth, options.path.clone());
-        on_medium(&options.path, move |env, media| async move {
+        on_file(&options.path, None, move |bench| async move {
             let options = Options { path, gib, depth };
-            let pool = open(&env, &media, bounds, boot).await?;
-            let phase = overwrite(&env, &media, &pool, &options, warm, bound).await?;
+            let pool = bench.open(Serve { bounds, boot, ..Serve::default() }).await?;
+            let phase = overwrite(&bench, &pool, &options, warm, bound).await?;
             if stops {
                 pool.stop().await?;
             }
-            Ok::<_, plica::error::Error>(phase)
+            Ok(phase)
         })
     };
-    let without = phase(wide, 2, 0, true)??;
+    let without = phase(wide, 2, 0, true)?;
     print("without write-back", &without);
     // at first all leaves come to be written back at once; each phase is as long as a leaf may wait
-    let with = phase(bounds, 3, bound, false)??;
+    let with = phase(bounds, 3, bound, false)?;
     print("with write-back", &with);
-    let (opened_ns, records) = on_medium(&options.path, move |env, media| async move {
-        let begun = env.now_ns();
-        let pool = open(&env, &media, bounds, 4).await?;
-        let opened = env.now_ns() - begun;
+    let (opened_ns, records) = on_file(&options.path, None, move |bench| async move {
+        let begun = bench.env.now_ns();
+        let pool = bench.open(Serve { bounds, boot: 4, ..Serve::default() }).await?;
+        let opened = bench.env.now_ns() - begun;
         let window = pool.core().state.borrow().dirty.window();
         pool.stop().await?;
-        Ok::<_, plica::error::Error>((opened, window))
-    })??;
-    let slower = ratio(with.latencies.quantile(999), without.latencies.quantile(999));
+        Ok((opened, window))
+    })?;
+    let slower = with.latencies.micros(999) / without.latencies.micros(999);
     println!("p99.9 with / without  {slower:>7.2}   (target: at most 2)");
     println!("metadata / host bytes {:>7.4}   (target: at most 0.03 from 32 GiB on)", with.metadata);
     println!(
