@@ -26,7 +26,7 @@ pub struct Machine {
 }
 
 /// The pool that a thread's idle time goes to, once it is open.
-pub(super) type Helped = Rc<OnceCell<Rc<Pool>>>;
+pub type Helped = Rc<OnceCell<Rc<Pool>>>;
 
 impl Machine {
     /// Opens and locks the medium at `path`.
@@ -114,7 +114,8 @@ impl Machine {
     }
 
     /// Where the pool is put that this thread's idle time shall go to.
-    pub(super) fn helped(&self) -> Helped {
+    #[must_use]
+    pub fn helped(&self) -> Helped {
         self.helped.clone()
     }
 

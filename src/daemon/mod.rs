@@ -55,7 +55,7 @@ use crate::units::PoolId;
 pub(crate) use commands::spec_of;
 pub(crate) use journal::allowed;
 pub use journal::find_journal;
-pub use machine::{Machine, boot_id, unix_now};
+pub use machine::{Helped, Machine, boot_id, unix_now};
 pub use placement::check_placement;
 pub use served::Transport;
 

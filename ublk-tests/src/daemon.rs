@@ -36,6 +36,8 @@ pub struct Pool {
     path: PathBuf,
     /// Keys, sockets and logs.
     directory: PathBuf,
+    /// More options of `plica create`.
+    options: Vec<String>,
 }
 
 /// A namespace to be created.
@@ -73,7 +75,15 @@ impl Pool {
     /// The pool at `path`; `directory` receives its root key, socket and logs.
     #[must_use]
     pub fn at(path: impl Into<PathBuf>, directory: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), directory: directory.into() }
+        Self { path: path.into(), directory: directory.into(), options: Vec::new() }
+    }
+
+    /// With a journal, `PATH[:SIZE]`; in memory that does not outlive the machine only where `volatile`.
+    #[must_use]
+    pub fn journal(mut self, place: &str, volatile: bool) -> Self {
+        self.options.extend(["--journal".into(), place.into()]);
+        self.options.extend(volatile.then(|| "--journal-volatile".into()));
+        self
     }
 
     /// Makes a root key, the pool and its namespaces; `size` of a new file, none for a device.
@@ -84,6 +94,7 @@ impl Pool {
         fs::create_dir_all(&self.directory).map_err(Failure::io(self.directory.display()))?;
         self.plica(["key", "generate"])?.arg(self.key()).ok()?;
         let create = self.plica(["create"])?.arg(&self.path).arg("--root-key").arg(self.key());
+        let create = create.args(&self.options);
         create.args(size.map(|size| ["--size", size]).into_iter().flatten()).ok()?;
         namespaces.iter().try_for_each(|namespace| self.create_namespace(namespace))
     }

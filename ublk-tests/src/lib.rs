@@ -16,6 +16,7 @@
 //! # Not here
 //! Tests of the engine in process and under the simulator: they are beside the code in the main crate.
 
+pub mod bench;
 pub mod binaries;
 pub mod command;
 pub mod daemon;

@@ -8,6 +8,7 @@ mod daemon_death;
 mod discard;
 pub mod files;
 mod filesystem;
+mod journal;
 mod many;
 mod mariadb;
 mod nbd_client;
@@ -52,6 +53,8 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("upgrades", daemon_death::upgrades),
     ("refusals", daemon_death::refusals),
     ("postgres-crash", postgres::crash),
+    ("postgres-journal", postgres::crash_with_journal),
+    ("sealed", journal::sealed),
     ("nbd-client", nbd_client::filesystem),
 ];
 

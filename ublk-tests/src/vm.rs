@@ -20,6 +20,7 @@ use crate::{Failure, Result, binaries, failure::ensure, wait};
 /// A guest to be booted.
 pub struct Vm {
     disks: Vec<PathBuf>,
+    nvdimm: Option<PathBuf>,
     scratch: Option<String>,
     seconds: u64,
     memory: String,
@@ -36,7 +37,7 @@ pub struct Running {
 
 impl Default for Vm {
     fn default() -> Self {
-        Self { disks: Vec::new(), scratch: None, seconds: 600, memory: "3G".into() }
+        Self { disks: Vec::new(), nvdimm: None, scratch: None, seconds: 600, memory: "3G".into() }
     }
 }
 
@@ -45,6 +46,13 @@ impl Vm {
     #[must_use]
     pub fn disk(mut self, image: impl AsRef<Path>) -> Self {
         self.disks.push(image.as_ref().to_owned());
+        self
+    }
+
+    /// Persistent memory in an image: in the guest `/dev/pmem0`. Only QEMU has it, which takes half a minute to boot.
+    #[must_use]
+    pub fn nvdimm(mut self, image: impl AsRef<Path>) -> Self {
+        self.nvdimm = Some(image.as_ref().to_owned());
         self
     }
 
@@ -74,6 +82,9 @@ impl Vm {
         script.arg("--env").arg(format!("PLICA_BIN={}", binaries::plica()?.display()));
         for disk in &self.disks {
             script.arg("--disk").arg(disk);
+        }
+        if let Some(image) = &self.nvdimm {
+            script.args(["--kernel", "qemu", "--cpus", "2", "--nvdimm"]).arg(image);
         }
         if let Some(size) = &self.scratch {
             script.args(["--scratch", size]);

@@ -52,5 +52,7 @@ scenarios! {
     upgrades "upgrades"
     refusals "refusals"
     postgres_crash "postgres-crash"
+    postgres_journal "postgres-journal"
+    sealed "sealed"
     nbd_client "nbd-client"
 }

@@ -2,11 +2,12 @@
 //!
 //! - `scenario NAME DIRECTORY`: one of [`scenario::SCENARIOS`]
 //! - `scenarios`: their names
-//! - `cut-run POOL DIRECTORY LOG SEED BLOCKS FIRST [create]`: (makes and) serves a pool, then the workload, for ever
-//! - `cut-check POOL DIRECTORY SEED BLOCKS`: serves the pool and prints what each block is
+//! - `cut-run POOL DIRECTORY LOG SEED BLOCKS FIRST [create [JOURNAL]]`: (makes and) serves a pool, then the workload, for
+//!   ever; without a log if LOG is `-`
+//! - `cut-check POOL DIRECTORY SEED BLOCKS`: serves the pool and prints what each block is, and what its journal is on
 //! - `files-before KIND POOL DIRECTORY LOG FIRST [create]`, `files-after KIND POOL DIRECTORY DONE LAST`
 //! - `mariadb-before POOL DIRECTORY LOG FIRST [create]`, `mariadb-after POOL DIRECTORY`
-//! - `postgres-before POOL DIRECTORY LOG FIRST [create]`, `postgres-after POOL DIRECTORY`
+//! - `postgres-before POOL DIRECTORY LOG FIRST [create [JOURNAL]]`, `postgres-after POOL DIRECTORY`
 
 use std::{
     env,
@@ -46,11 +47,17 @@ fn command(args: &[&str]) -> Result<()> {
         ["scenario", name, directory] => scenario::run(name, Path::new(directory)),
         ["cut-run", pool, directory, log, seed, blocks, first, rest @ ..] => {
             let (_daemon, device, _) = begin(pool, directory, rest, &Namespace::new("data", "512M"))?;
-            workload::run(&mut Device::open(&device)?, &plan(seed, blocks)?, number(first)?, None, Some(log))
+            let log = (*log != "-").then_some(*log);
+            workload::run(&mut Device::open(&device)?, &plan(seed, blocks)?, number(first)?, None, log)
         }
         ["cut-check", pool, directory, seed, blocks] => {
-            let (daemon, device) = scenario::serve(&Pool::at(*pool, *directory))?;
+            let pool = Pool::at(*pool, *directory);
+            let (daemon, device) = scenario::serve(&pool)?;
             let found = Device::open(&device)?.find(&plan(seed, blocks)?)?;
+            let journal = &pool.status()?["journal"];
+            if let (Some(kind), Some(resident)) = (journal["kind"].as_str(), journal["resident"].as_u64()) {
+                println!("journal {kind} {resident}");
+            }
             daemon.stop()?;
             workload::print_found(&found)
         }
@@ -83,9 +90,12 @@ fn command(args: &[&str]) -> Result<()> {
 
 /// Serves the pool, made before if `rest` says so; the last tells whether it is new.
 fn begin(pool: &str, directory: &str, rest: &[&str], namespace: &Namespace<'_>) -> Result<(Daemon, PathBuf, bool)> {
-    let pool = Pool::at(pool, directory);
-    let is_new = *rest == ["create"];
+    let mut pool = Pool::at(pool, directory);
+    let is_new = rest.first() == Some(&"create");
     if is_new {
+        if let Some(journal) = rest.get(1) {
+            pool = pool.journal(journal, false);
+        }
         pool.create(None, std::slice::from_ref(namespace))?;
         keep_key(directory)?;
     }

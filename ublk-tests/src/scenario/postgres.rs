@@ -2,11 +2,11 @@
 
 use std::{path::PathBuf, thread, time::Duration};
 
-use super::{Place, serve};
+use super::{Place, journal, serve};
 use crate::{
     Failure, Result,
     command::{Cmd, sh},
-    daemon::Namespace,
+    daemon::{Namespace, Pool},
     failure::ensure,
 };
 
@@ -134,7 +134,19 @@ impl Cluster {
 
 /// The server and the daemon are killed in the middle of a load; both come back.
 pub(super) fn crash(place: &Place) -> Result<()> {
-    let (pool, daemon, device) = place.served(&Namespace::new("data", "1G").option("--unit", "8K"))?;
+    crash_on(place, &Pool::at(place.path("pool"), place.path("pool.d")), 12)
+}
+
+/// The same with a journal, in memory that outlives the daemon: that is where the server's log is.
+pub(super) fn crash_with_journal(place: &Place) -> Result<()> {
+    let pool = Pool::at(place.path("pool"), place.path("pool.d")).journal("/dev/shm/journal:256M", true);
+    crash_on(place, &pool, 8)
+}
+
+/// See [`crash`]; the first load goes on for so many seconds.
+fn crash_on(place: &Place, pool: &Pool, seconds: u64) -> Result<()> {
+    pool.create(Some("3G"), &[Namespace::new("data", "1G").option("--unit", "8K")])?;
+    let (daemon, device) = serve(pool)?;
     let mount = place.path("mount");
     let (device_text, mount_text) = (device.display(), mount.display());
     sh(format!(
@@ -148,10 +160,10 @@ pub(super) fn crash(place: &Place) -> Result<()> {
     cluster.fill(3)?;
 
     // The daemon alone dies: the server does not notice.
-    let load = cluster.client("pgbench", "-n -c 4 -j 2 -T 12 postgres").start()?;
+    let load = cluster.client("pgbench", &format!("-n -c 4 -j 2 -T {seconds} postgres")).start()?;
     thread::sleep(Duration::from_secs(4));
     daemon.kill()?;
-    let (daemon, _) = serve(&pool)?;
+    let (daemon, _) = serve(pool)?;
     let load = load.finish(Duration::from_secs(120))?;
     ensure(load.status.success() && load.out.contains("number of failed transactions: 0"), || {
         load.failure("pgbench over the death of the daemon").to_string()
@@ -163,7 +175,7 @@ pub(super) fn crash(place: &Place) -> Result<()> {
     cluster.kill()?;
     daemon.kill()?;
     drop(load);
-    let (daemon, _) = serve(&pool)?;
+    let (daemon, _) = serve(pool)?;
     sh(format!("umount {mount_text}; e2fsck -fn {device_text}; mount {device_text} {mount_text}")).limit(300).ok()?;
     cluster.start()?;
     cluster.check()?;
@@ -171,6 +183,7 @@ pub(super) fn crash(place: &Place) -> Result<()> {
     ensure(count.trim().parse::<u64>().is_ok_and(|n| n > 0), || format!("{} transactions in history", count.trim()))?;
     cluster.stop()?;
     sh(format!("umount {mount_text}; e2fsck -fn {device_text}")).limit(300).ok()?;
+    journal::expect_used(pool)?;
     daemon.stop()
 }
 
