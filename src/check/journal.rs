@@ -53,7 +53,9 @@ impl JournalSnapshot {
         let name = superblock.journal.as_ref()?;
         let path = String::from_utf8_lossy(&name.path).into_owned();
         let found = match found {
-            Some(JournalFound::Here(journal)) => own_journal(&journal, name, root).await.map(|header| (journal, header)),
+            Some(JournalFound::Here(journal)) => {
+                own_journal(&journal, name, root).await.map(|header| (journal, header))
+            }
             Some(JournalFound::Missing(error)) => Err(error),
             None => Err(Error::new(ErrorKind::NotFound, "it is not given")),
         };

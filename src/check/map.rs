@@ -185,9 +185,7 @@ impl Cell {
             return None;
         }
         match sources.get(location.segment.0 as usize) {
-            Some(source) if source.is_complete() => {
-                Some(Verdict::Hurt(location, self.differs()))
-            }
+            Some(source) if source.is_complete() => Some(Verdict::Hurt(location, self.differs())),
             Some(Source::Nothing) => {
                 Some(Verdict::Hurt(location, format!("the map points to {:?}, where nothing is", self.mapped)))
             }

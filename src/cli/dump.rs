@@ -169,9 +169,9 @@ impl DumpCommand {
             Self::Segment(args) => {
                 args.common.show(async move |s| s.segment(args.tier.get(), SegmentId(args.segment)).await, segment_text)
             }
-            Self::Batch(args) => {
-                args.common.show(async move |s| s.batch(args.tier.get(), SegmentId(args.segment), args.byte).await, segment_text)
-            }
+            Self::Batch(args) => args
+                .common
+                .show(async move |s| s.batch(args.tier.get(), SegmentId(args.segment), args.byte).await, segment_text),
             Self::Leaf(args) => {
                 let LeafArgs { common, namespace, leaf } = args;
                 let look = async move |s: &Snapshot| s.leaf_view(s.namespace(&namespace)?, leaf).await;

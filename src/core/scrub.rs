@@ -275,13 +275,7 @@ impl Core {
     }
 
     /// A fragment does not verify: which of its blocks are in use?
-    async fn scrub_found_fragment(
-        self: &Rc<Self>,
-        record: &SummaryEntry,
-        mask: u8,
-        place: &Place,
-        problem: &Error,
-    ) {
+    async fn scrub_found_fragment(self: &Rc<Self>, record: &SummaryEntry, mask: u8, place: &Place, problem: &Error) {
         let id = record.namespace;
         let here = (place.tier, place.segment, place.granule);
         let mut hurt = 0;
