@@ -7,20 +7,24 @@ use super::segment::{Source, granule_of, one};
 use super::snapshot::Snapshot;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::batch::BatchHeader;
-use crate::format::record::{RecordBody, RecordHeader};
+use crate::format::journal::journal_segment;
+use crate::format::record::{Place, RecordBody, RecordHeader};
 use crate::format::root::WindowState;
 use crate::format::summary::{Change, SummaryEntry};
-use crate::format::{Entry, Location, State};
+use crate::format::{Entry, Location, State, Tier};
 use crate::limits::{BLOCK_SIZE, GRANULE};
+use crate::log::walk::walk_all;
 use crate::map::{first_lba, leaf_of};
 use crate::units::{Granule, Lba, NamespaceId, SegmentId};
 
 /// A segment.
 #[derive(Clone, Debug, Serialize)]
 pub struct SegmentView {
+    /// Whether it is one of the journal's.
+    pub journal: bool,
     /// Which.
     pub segment: u32,
-    /// Its byte on the medium.
+    /// Its byte on the medium: the pool's, or the journal's.
     pub offset: u64,
     /// How often it was opened.
     pub generation: u32,
@@ -107,11 +111,13 @@ pub struct LbaView {
 /// A place on the medium.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PlaceView {
+    /// Whether it is in the journal.
+    pub journal: bool,
     /// Segment.
     pub segment: u32,
     /// Byte in the segment.
     pub byte: u32,
-    /// Byte on the medium.
+    /// Byte on the medium: the pool's, or the journal's.
     pub offset: u64,
     /// Sectors of 512 bytes that are read for it.
     pub sectors: u8,
@@ -131,18 +137,23 @@ impl Snapshot {
         })
     }
 
-    /// What is in a segment.
+    /// What is in a segment of the pool, or of its journal (tier 0).
     ///
     /// # Errors
-    /// The pool has no such segment, or it cannot be read.
-    pub async fn segment(&self, id: SegmentId) -> Result<SegmentView> {
+    /// There is no such segment, or it cannot be read.
+    pub async fn segment(&self, tier: Tier, id: SegmentId) -> Result<SegmentView> {
+        if tier == Tier::Pmem {
+            return self.segment_of_journal(id).await;
+        }
         let count = self.superblock.segment_count;
         if id.0 >= count {
             return Err(Error::new(ErrorKind::OutOfRange, format!("segment {id} of {count} (from 0)")));
         }
         let (source, records, bytes) = one(self, id).await?;
-        let view = |record: &SummaryEntry| self.record_view(record, id, &bytes);
+        let place = self.place(id);
+        let view = |record: &SummaryEntry| self.record_view(record, &place, &bytes);
         Ok(SegmentView {
+            journal: false,
             segment: id.0,
             offset: self.layout.segment(id),
             generation: self.generation(id).0,
@@ -154,7 +165,25 @@ impl Snapshot {
             }
             .to_owned(),
             records: records.iter().map(view).collect(),
-            batches: self.batches(id, &bytes),
+            batches: batches(&place, &bytes),
+        })
+    }
+
+    async fn segment_of_journal(&self, id: SegmentId) -> Result<SegmentView> {
+        let Some(journal) = &self.journal else {
+            return Err(Error::new(ErrorKind::NotFound, "this pool has no journal, or none that can be used"));
+        };
+        let bytes = journal.segment(id).await?;
+        let place = journal.place(&self.root, id);
+        let records = walk_all(&bytes, &place);
+        Ok(SegmentView {
+            journal: true,
+            segment: id.0,
+            offset: journal_segment(id),
+            generation: place.generation.0,
+            source: if records.is_empty() { "nothing" } else { "walk" }.to_owned(),
+            records: records.iter().map(|record| self.record_view(record, &place, &bytes)).collect(),
+            batches: batches(&place, &bytes),
         })
     }
 
@@ -162,8 +191,8 @@ impl Snapshot {
     ///
     /// # Errors
     /// There is none.
-    pub async fn batch(&self, id: SegmentId, byte: u32) -> Result<SegmentView> {
-        let mut view = self.segment(id).await?;
+    pub async fn batch(&self, tier: Tier, id: SegmentId, byte: u32) -> Result<SegmentView> {
+        let mut view = self.segment(tier, id).await?;
         let starts: Vec<_> = view.batches.iter().map(|b| b.byte.to_string()).collect();
         view.batches.retain(|batch| batch.byte == byte);
         let Some(batch) = view.batches.first() else {
@@ -245,28 +274,7 @@ impl Snapshot {
         found.map_or_else(|| id.to_string(), |entry| entry.name.clone())
     }
 
-    fn batches(&self, id: SegmentId, bytes: &[u8]) -> Vec<BatchView> {
-        let (mut at, mut all) = (0, Vec::new());
-        while let Some(rest) = bytes.get(at as usize..).filter(|rest| !rest.is_empty()) {
-            let Ok(header) = BatchHeader::decode(rest, &self.place(id).at(Granule(at / GRANULE))) else {
-                at += BLOCK_SIZE;
-                continue;
-            };
-            all.push(BatchView {
-                byte: at,
-                length: header.length,
-                records: header.count,
-                session: format!("{:016x}", header.session.0),
-                first_op: header.first_op.0,
-                last_op: header.last_op.0,
-                settled: header.settled.0,
-            });
-            at += header.length.next_multiple_of(BLOCK_SIZE);
-        }
-        all
-    }
-
-    fn record_view(&self, record: &SummaryEntry, id: SegmentId, bytes: &[u8]) -> RecordView {
+    fn record_view(&self, record: &SummaryEntry, segment: &Place, bytes: &[u8]) -> RecordView {
         let name = self.name(record.namespace);
         let Some(granule) = granule_of(&record.change) else {
             let Change::Clear { count } = record.change else { unreachable!("only a CLEAR has no place") };
@@ -284,8 +292,7 @@ impl Snapshot {
             };
         };
         let found = bytes.get((granule.0 * GRANULE) as usize..).unwrap_or_default();
-        let place = self.place(id).at(granule);
-        match RecordHeader::decode_whole(found, &place) {
+        match RecordHeader::decode_whole(found, &segment.at(granule)) {
             Ok((header, _)) => RecordView { op: record.op.0, ..header_view(&header, name, granule) },
             Err(error) => RecordView {
                 op: record.op.0,
@@ -320,9 +327,33 @@ impl Snapshot {
 
     fn place_view(&self, location: &Location) -> PlaceView {
         let byte = location.granule.0 * GRANULE;
-        let offset = self.layout.segment(location.segment) + u64::from(byte);
-        PlaceView { segment: location.segment.0, byte, offset, sectors: location.sectors }
+        let journal = location.tier() == Tier::Pmem;
+        let start = if journal { journal_segment(location.segment) } else { self.layout.segment(location.segment) };
+        let offset = start + u64::from(byte);
+        PlaceView { journal, segment: location.segment.0, byte, offset, sectors: location.sectors }
     }
+}
+
+/// The batches of a segment whose headers verify.
+fn batches(segment: &Place, bytes: &[u8]) -> Vec<BatchView> {
+    let (mut at, mut all) = (0, Vec::new());
+    while let Some(rest) = bytes.get(at as usize..).filter(|rest| !rest.is_empty()) {
+        let Ok(header) = BatchHeader::decode(rest, &segment.at(Granule(at / GRANULE))) else {
+            at += BLOCK_SIZE;
+            continue;
+        };
+        all.push(BatchView {
+            byte: at,
+            length: header.length,
+            records: header.count,
+            session: format!("{:016x}", header.session.0),
+            first_op: header.first_op.0,
+            last_op: header.last_op.0,
+            settled: header.settled.0,
+        });
+        at += header.length.next_multiple_of(BLOCK_SIZE);
+    }
+    all
 }
 
 fn header_view(header: &RecordHeader, namespace: String, granule: Granule) -> RecordView {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::leaf::decode_leaf;
 use crate::format::record::{Place, RecordBody, RecordHeader};
 use crate::format::summary::{Change, SummaryEntry};
-use crate::format::{Entry, Location};
+use crate::format::{Entry, Location, Tier};
 use crate::limits::LEAF_ENTRIES;
 use crate::map::{first_lba, index_of, leaf_of};
 use crate::units::{Lba, NamespaceId, OpNo};
@@ -34,6 +34,8 @@ pub(super) enum Verdict {
     Hurt(Location, String),
     /// The records of its segment are not all known.
     Doubtful(Location),
+    /// It is in the journal, and would read as something old, if that is said why.
+    OnJournal(Location, Option<String>),
 }
 
 /// The leaves that a record writes to.
@@ -78,7 +80,7 @@ impl Group {
 
     /// Every record above the replay start, in ascending number; a leaf skips what its image has (rules 6.1, 6.2).
     pub(super) fn replay(&mut self, snapshot: &Snapshot) {
-        let all = snapshot.recovered.segments.iter().flat_map(|s| &s.records);
+        let all = snapshot.records();
         let mut records: Vec<&SummaryEntry> = all.filter(|r| r.op > snapshot.root.replay_start).collect();
         records.sort_unstable_by_key(|r| r.op);
         for record in records {
@@ -169,6 +171,11 @@ impl Group {
 
 impl Cell {
     fn judge(&self, location: Location, bad: &mut Bad, sources: &[Source]) -> Option<Verdict> {
+        if location.tier() == Tier::Pmem {
+            // records of the journal that leaf images have are not listed
+            let stale = self.mapped != self.newest && self.newest.tier() == Some(Tier::Pmem);
+            return Some(Verdict::OnJournal(location, stale.then(|| self.differs())));
+        }
         let place = (location.segment, location.granule);
         if let Some(record) = bad.get_mut(&place) {
             record.in_use = true;
@@ -178,18 +185,19 @@ impl Cell {
             return None;
         }
         match sources.get(location.segment.0 as usize) {
-            Some(source) if source.is_complete() => {
-                let text = format!(
-                    "the map points to {:?}, the newest record in the log is operation {} at {:?}",
-                    self.mapped, self.newest_op, self.newest
-                );
-                Some(Verdict::Hurt(location, text))
-            }
+            Some(source) if source.is_complete() => Some(Verdict::Hurt(location, self.differs())),
             Some(Source::Nothing) => {
                 Some(Verdict::Hurt(location, format!("the map points to {:?}, where nothing is", self.mapped)))
             }
             Some(Source::Unreadable(error)) => Some(Verdict::Hurt(location, error.clone())),
             Some(_) | None => Some(Verdict::Doubtful(location)),
         }
+    }
+
+    fn differs(&self) -> String {
+        format!(
+            "the map points to {:?}, the newest record in the log is operation {} at {:?}",
+            self.mapped, self.newest_op, self.newest
+        )
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   superblocks, tables, roots ─► each copy                                              (copies)
-//!   newest root ─► leaf images ─┐
-//!   staged batches, window ─────┴─► replayed ─► the map as the next start would have it   (map)
+//!   newest root ─► leaf images ──────┐
+//!   staged batches, window, journal ─┴─► replayed ─► the map as the next start would have it (map)
+//!   journal ─► header, segments, every fragment that the map points to                   (journal)
 //!   every segment ─► summary | walk ─► every record verified ─► newest record of each LBA (segment)
 //!   map against log ─► what is hurt: namespace, LBAs, why                                 (report)
 //! ```
@@ -16,19 +17,22 @@
 //! **Not here:** repair.
 
 mod copies;
+mod journal;
 pub mod look;
 mod map;
 mod report;
 mod segment;
 mod snapshot;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Result;
 use crate::format::root::Root;
 use crate::media::Media;
+use crate::pool::JournalFound;
 use crate::units::{Granule, NamespaceId, SegmentId};
 
+use journal::{OnJournal, verify_blocks};
 use map::{Group, Verdict};
 pub use report::{Damage, NamespaceTotals, Report, Totals};
 use segment::{Content, Source, contents};
@@ -37,31 +41,32 @@ pub use snapshot::{Snapshot, Staged};
 /// Leaves compared with the log in one pass: 64 GiB of LBAs in 400 MiB of memory.
 const LEAVES_A_PASS: usize = 32 << 10;
 
-/// Checks the pool on `media`. `staged` finds the staging memory for a root that may have some; `progress` hears of bytes
+/// Checks the pool on `media`, with what was found of its journal. `staged` finds the staging memory for a root that may have some; `progress` hears of bytes
 /// read and bytes in all.
 ///
 /// # Errors
 /// What keeps the check from being made at all: no pool, no valid root, or an image that cannot be read.
 pub async fn check(
     media: &Media,
+    journal: Option<JournalFound>,
     staged: impl FnOnce(&Root) -> Staged,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Report> {
     // 1. what is outside the segments, in shared memory, and in the window
-    let (snapshot, mut report) = Snapshot::take(media, staged).await?;
+    let (snapshot, mut report) = Snapshot::take(media, journal, staged).await?;
     // 2. the map against the log, a group of leaves at a time
     let leaves = snapshot.leaves();
     let passes = leaves.len().div_ceil(LEAVES_A_PASS).max(1);
     let segments = u64::from(snapshot.superblock.segment_count);
     let all = passes as u64 * segments * u64::from(snapshot.layout.segment_bytes);
-    let (mut done, mut bad) = (0, Bad::default());
+    let (mut done, mut bad, mut on_journal) = (0, Bad::default(), BTreeSet::new());
     for pass in 0..passes {
         let of_pass = leaves.iter().skip(pass * LEAVES_A_PASS).take(LEAVES_A_PASS);
         let step = |read| {
             done += read;
             progress(done, all);
         };
-        compare_group(&snapshot, of_pass.copied(), pass == 0, &mut bad, &mut report, step).await;
+        on_journal.extend(compare_group(&snapshot, of_pass.copied(), pass == 0, &mut bad, &mut report, step).await);
     }
     // 3. damage that hurts nobody
     let metadata = snapshot.metadata();
@@ -69,6 +74,10 @@ pub async fn check(
         if !metadata.contains(place) {
             report.unused(place.0, place.1, &record.why);
         }
+    }
+    // 4. what was acknowledged in the journal and is not there, where the segment was not just being opened anew
+    for id in snapshot.journal.iter().flat_map(|journal| &journal.found.gaps).filter(|id| on_journal.contains(id)) {
+        report.add(Damage::new("a batch is damaged, though it was acknowledged").at(*id, None).on_journal());
     }
     report.finish(&snapshot.names(), segments);
     Ok(report)
@@ -88,7 +97,8 @@ struct BadRecord {
     in_use: bool,
 }
 
-/// Compares one group of leaves with all segments. The first pass verifies every record.
+/// Compares one group of leaves with all segments. The first pass verifies every record. Returns the segments of the
+/// journal that the map points to.
 async fn compare_group(
     snapshot: &Snapshot,
     leaves: impl Iterator<Item = (NamespaceId, u32)>,
@@ -96,7 +106,7 @@ async fn compare_group(
     bad: &mut Bad,
     report: &mut Report,
     mut step: impl FnMut(u64),
-) {
+) -> BTreeSet<SegmentId> {
     // 1. the map as the next start would have it
     let mut group = Group::default();
     for key in leaves {
@@ -126,12 +136,14 @@ async fn compare_group(
         let found = |(granule, why)| ((id, granule), BadRecord { why, is_listed, in_use: false });
         bad.extend(damaged.into_iter().map(found));
     }
+    snapshot.journal.iter().flat_map(|journal| &journal.found.records).for_each(|record| group.see(record));
     // 3. what the map says, against it
-    let mut doubtful = Vec::new();
+    let (mut doubtful, mut on_journal) = (Vec::new(), Vec::new());
     for (id, lba, verdict) in group.compare(bad, &sources, report) {
         match verdict {
             Verdict::Hurt(location, why) => report.hurt(id, lba, why, &location),
             Verdict::Doubtful(location) => doubtful.push((location, id, lba)),
+            Verdict::OnJournal(location, stale) => on_journal.push(OnJournal { location, id, lba, stale }),
         }
     }
     // 4. what no complete list of records tells: asked of the medium
@@ -141,4 +153,6 @@ async fn compare_group(
             report.hurt(id, lba, error.to_string(), &location);
         }
     }
+    // 5. and of the journal's medium
+    verify_blocks(snapshot, on_journal, report).await
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::format::Location;
+use crate::format::{Location, Tier};
 use crate::limits::LEAF_ENTRIES;
 use crate::map::first_lba;
 use crate::units::{Granule, Lba, NamespaceId, SegmentId};
@@ -33,6 +33,8 @@ pub struct Report {
 pub struct Damage {
     /// What.
     pub what: String,
+    /// Whether it is in the journal, and the segment one of the journal's.
+    pub journal: bool,
     /// Segment, if it is in one.
     pub segment: Option<u32>,
     /// Byte within the segment.
@@ -72,6 +74,14 @@ pub struct Totals {
     pub replayed_records: u64,
     /// LBAs that cannot be read.
     pub hurt_lbas: u64,
+    /// Segments of the journal.
+    pub journal_segments: u64,
+    /// Of these, segments with batches that count.
+    pub journal_segments_written: u64,
+    /// Fragments in the journal that the map points to and that verified.
+    pub journal_records: u64,
+    /// Blocks that the map has in the journal.
+    pub journal_blocks: u64,
 }
 
 /// Sums of a namespace.
@@ -96,6 +106,12 @@ impl Damage {
     }
 }
 
+impl Damage {
+    pub(super) fn on_journal(self) -> Self {
+        Self { journal: true, ..self }
+    }
+}
+
 impl Totals {
     pub(super) fn add(&mut self, other: &Self) {
         self.segments_written += other.segments_written;
@@ -115,15 +131,25 @@ impl Report {
         self.totals.hurt_lbas += 1;
         self.by_id.entry(id).or_default().hurt_lbas += 1;
         let (segment, byte) = (Some(at.segment.0), Some(at.granule.0 * crate::limits::GRANULE));
+        let journal = at.tier() == Tier::Pmem;
         if let Some(last) = self.damage.last_mut()
-            && (last.id, last.segment, last.byte) == (Some(id), segment, byte)
+            && (last.id, last.journal, last.segment, last.byte) == (Some(id), journal, segment, byte)
             && last.first_lba.map(|first| first + last.lbas) == Some(lba.0)
         {
             last.lbas += 1;
             return;
         }
         let first_lba = Some(lba.0);
-        self.damage.push(Damage { what: why, segment, byte, namespace: None, first_lba, lbas: 1, id: Some(id) });
+        self.damage.push(Damage {
+            what: why,
+            journal,
+            segment,
+            byte,
+            namespace: None,
+            first_lba,
+            lbas: 1,
+            id: Some(id),
+        });
     }
 
     /// A leaf of the map that cannot be read: what it held is not known.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::copies::{self, Fixed};
+use super::journal::JournalSnapshot;
 use super::map;
 use super::report::{Damage, Report};
 use super::segment::read_record;
@@ -11,10 +12,12 @@ use crate::format::layout::Layout;
 use crate::format::namespaces::NamespaceTable;
 use crate::format::record::{Place, RecordHeader};
 use crate::format::root::{LeafImage, Root};
+use crate::format::summary::SummaryEntry;
 use crate::format::superblock::Superblock;
 use crate::format::{Entry, Location, Tier};
 use crate::limits::LEAF_ENTRIES;
 use crate::media::Media;
+use crate::pool::JournalFound;
 use crate::recovery::{self, Directories, Recovered, RecoveredSegment};
 use crate::staging::Region;
 use crate::units::{Generation, Granule, Lba, NamespaceId, SegmentId};
@@ -41,16 +44,22 @@ pub struct Snapshot {
     pub(super) layout: Layout,
     pub(super) directories: Directories,
     pub(super) recovered: Recovered,
+    /// What is on tier 0, if the pool has a journal and it can be used.
+    pub(super) journal: Option<JournalSnapshot>,
     /// Where a segment is in `recovered`.
     window: BTreeMap<SegmentId, usize>,
 }
 
 impl Snapshot {
-    /// Reads it. What is damaged on the way and did not keep it from being read is in the report.
+    /// Reads it, with what was found of its journal. What is damaged on the way and did not keep it from being read is in the report.
     ///
     /// # Errors
     /// No pool, no valid root, or an image that cannot be read.
-    pub async fn take(media: &Media, staged: impl FnOnce(&Root) -> Staged) -> Result<(Self, Report)> {
+    pub async fn take(
+        media: &Media,
+        journal: Option<JournalFound>,
+        staged: impl FnOnce(&Root) -> Staged,
+    ) -> Result<(Self, Report)> {
         // 1. what is outside the segments
         let Fixed { superblock, layout, table, root, mut report } = copies::read(media).await?;
         // 2. what is in shared memory, laid over the medium
@@ -69,16 +78,18 @@ impl Snapshot {
         // 3. the directory, and the records since
         let directories = recovery::load_image(&media, &layout, &root, superblock.segment_count).await?;
         let recovered = recovery::scan_window(&media, &layout, &root, |_| Ok(())).await?;
+        let journal = JournalSnapshot::take(&superblock, &root, journal, &mut report).await;
         let journaled = directories.leaves.values().filter(|image| image.journaled).count();
-        if journaled > 0 {
-            let text = format!("the journal is not looked at: {journaled} leaves that may be newer there are left out");
-            report.notes.push(text);
+        if journaled > 0 && journal.is_none() {
+            report.notes.push(format!("{journaled} leaves that may be newer in the journal are left out"));
         }
         recovered.damage.iter().for_each(|text| report.add(Damage::new(text.clone())));
         let records = recovered.segments.iter().flat_map(|s| &s.records);
-        report.totals.replayed_records = records.filter(|r| r.op > root.replay_start).count() as u64;
+        let on_journal = journal.as_ref().map_or(0, |journal| journal.found.records.len());
+        let replayed = records.filter(|r| r.op > root.replay_start).count() + on_journal;
+        report.totals.replayed_records = replayed as u64;
         let window = recovered.segments.iter().enumerate().map(|(at, s)| (s.listed.segment, at)).collect();
-        Ok((Self { superblock, table, root, media, layout, directories, recovered, window }, report))
+        Ok((Self { superblock, table, root, media, layout, directories, recovered, journal, window }, report))
     }
 
     pub(super) fn names(&self) -> BTreeMap<NamespaceId, String> {
@@ -112,10 +123,16 @@ impl Snapshot {
     pub(super) fn leaves(&self) -> BTreeSet<(NamespaceId, u32)> {
         let known = self.names();
         let durable = self.directories.leaves.keys().copied();
-        let records = self.recovered.segments.iter().flat_map(|s| &s.records);
-        let all = durable.chain(records.flat_map(map::leaves_written));
+        let all = durable.chain(self.records().flat_map(map::leaves_written));
         // of a journaled leaf only the journal knows what is newest
-        all.filter(|key| known.contains_key(&key.0) && !self.image(*key).journaled).collect()
+        let is_told = |key: &(NamespaceId, u32)| self.journal.is_some() || !self.image(*key).journaled;
+        all.filter(|key| known.contains_key(&key.0) && is_told(key)).collect()
+    }
+
+    /// The records of the window and of the journal.
+    pub(super) fn records(&self) -> impl Iterator<Item = &SummaryEntry> {
+        let on_journal = self.journal.iter().flat_map(|journal| &journal.found.records);
+        self.recovered.segments.iter().flat_map(|s| &s.records).chain(on_journal)
     }
 
     /// Records of leaves and images that the root needs.
@@ -139,6 +156,13 @@ impl Snapshot {
     /// # Errors
     /// It cannot be read, does not verify, or is another.
     pub(super) async fn fragment(&self, location: &Location, id: NamespaceId, lba: Lba) -> Result<RecordHeader> {
+        if location.tier() == Tier::Pmem {
+            let Some(journal) = &self.journal else {
+                return Err(Error::new(ErrorKind::NotFound, "it is in the journal, which cannot be used"));
+            };
+            let bytes = journal.segment(location.segment).await?;
+            return journal.fragment(&self.root, &bytes, location, (id, lba));
+        }
         let bytes = self.read(location).await?;
         let place = self.place(location.segment).at(location.granule);
         let (header, _) = RecordHeader::decode_whole(&bytes, &place)?;
@@ -149,7 +173,7 @@ impl Snapshot {
     /// The bytes from a record's start on, as many as its entry says.
     async fn read(&self, location: &Location) -> Result<Vec<u8>> {
         if location.tier() != Tier::Ssd {
-            return Err(Error::new(ErrorKind::Unsupported, "it is in the journal, which is not looked at"));
+            return Err(Error::corrupt("entry", "tier", 1, location.tier() as u64));
         }
         if location.segment.0 >= self.superblock.segment_count {
             let text = format!("it points to segment {}, which the pool does not have", location.segment);

@@ -1,27 +1,28 @@
 //! `plica check`: whether everything in a pool that nobody serves is there and belongs together.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::output::{Align, Progress, Table};
+use super::peek::peek;
 use super::pool_args::PoolArgs;
 use super::{Failure, output, size};
 use crate::check::{Damage, Report, Staged, check};
-use crate::daemon::{Machine, boot_id};
+use crate::daemon::{Machine, boot_id, machine_with_journal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::root::Root;
 use crate::limits::BLOCK_SIZE;
-use crate::media::Access;
-use crate::pool::find_staged;
+use crate::media::{Access, Device};
+use crate::pool::{JournalFound, find_staged};
 use crate::staging::RunDirStore;
 
 /// Lines of damage that people are shown; programs get all of it.
 const SHOWN: usize = 40;
 
 const HELP: &str = "\
-Reads the whole pool and changes nothing: superblocks, roots, the map, every fragment's checksum, and whether the map \
-and the log tell the same. Needs no key. After a kill it also looks at what the next start will adopt. A pool that is \
+Reads the whole pool and changes nothing: superblocks, roots, the map, every fragment's checksum, its journal, and whether \
+the map and the log tell the same. Needs no key. After a kill it also looks at what the next start will adopt. A pool that is \
 served is checked by a scrub instead: see plica scrub.
 
 Exit codes: 0 all is well, 1 damage (or the check could not be made), 2 wrong usage.
@@ -35,6 +36,10 @@ Examples:
 pub(super) struct CheckArgs {
     #[command(flatten)]
     pool: PoolArgs,
+
+    /// The journal, if it is not where it was when it was given to the pool
+    #[arg(long, value_name = "PATH")]
+    journal: Option<PathBuf>,
 
     /// Print the result as JSON
     #[arg(long)]
@@ -59,17 +64,29 @@ impl CheckArgs {
     }
 
     fn check(&self) -> Result<Report> {
-        let mut machine = Machine::open(&self.pool.pool, Access::Read).map_err(|error| match error.kind() {
-            ErrorKind::Busy => error.within("a pool in use is not checked, stop its daemon or scrub it"),
-            _ => error,
-        })?;
+        let (mut machine, journal) =
+            open_to_look(&self.pool.pool, self.journal.as_deref()).map_err(|error| match error.kind() {
+                ErrorKind::Busy => error.within("a pool in use is not checked, stop its daemon or scrub it"),
+                _ => error,
+            })?;
         let staged = staged_for(&machine, &self.pool.run_dir)?;
         let media = machine.media();
         machine.run(async move {
             let mut progress = Progress::new("checking");
-            check(&media, staged, |done, all| progress.at(done, all)).await
+            check(&media, journal, staged, |done, all| progress.at(done, all)).await
         })
     }
+}
+
+/// Opens a pool, and its journal if it has one, for a look at them.
+///
+/// # Errors
+/// What [`Device::open`] reports of the pool. What keeps the journal from being opened is for who looks to judge.
+pub(super) fn open_to_look(pool: &Path, journal: Option<&Path>) -> Result<(Machine, Option<JournalFound>)> {
+    let device = Device::open(pool, Access::Read)?;
+    // what is wrong with a superblock is told by who looks
+    let name = peek(pool).ok().and_then(|peek| peek.superblock.journal);
+    machine_with_journal(&device, name.as_ref(), journal)
 }
 
 /// Finds what a killed daemon left in shared memory of the pool on this machine's medium.
@@ -107,6 +124,16 @@ fn text(report: &Report) -> String {
     );
     let map = format!("{} leaves, {} mapped", t.leaves, size::approximate(t.mapped_blocks * u64::from(BLOCK_SIZE)));
     facts.row(["segments", &segments]).row(["records", &records]).row(["map", &map]);
+    if t.journal_segments > 0 {
+        let text = format!(
+            "{} segments written of {}; {} fragments in use, {}",
+            t.journal_segments_written,
+            t.journal_segments,
+            t.journal_records,
+            size::approximate(t.journal_blocks * u64::from(BLOCK_SIZE))
+        );
+        facts.row(["journal", &text]);
+    }
     let mut text = facts.render();
     if !report.namespaces.is_empty() {
         let mut table =
@@ -139,9 +166,10 @@ fn line(damage: &Damage) -> String {
         let lbas = if damage.lbas == 1 { format!("LBA {first}") } else { format!("LBAs {first} to {last}") };
         parts.push(format!("namespace {whose}, {lbas}"));
     }
+    let of = if damage.journal { " of the journal" } else { "" };
     match (damage.segment, damage.byte) {
-        (Some(segment), Some(byte)) => parts.push(format!("segment {segment} at byte {byte}")),
-        (Some(segment), None) => parts.push(format!("segment {segment}")),
+        (Some(segment), Some(byte)) => parts.push(format!("segment {segment}{of} at byte {byte}")),
+        (Some(segment), None) => parts.push(format!("segment {segment}{of}")),
         (None, _) => {}
     }
     parts.push(damage.what.clone());

@@ -1,17 +1,18 @@
 //! `plica dump`: what is where in a pool that nobody serves, for engineers.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::check::staged_for;
+use super::check::{open_to_look, staged_for};
 use super::output::{Align, Table};
 use super::pool_args::PoolArgs;
 use super::{Failure, output};
 use crate::check::Snapshot;
 use crate::check::look::{LbaView, PlaceView, RecordView, RootView, SegmentView};
-use crate::daemon::Machine;
 use crate::error::{ErrorKind, Result};
-use crate::media::Access;
+use crate::format::Tier;
 use crate::units::{Lba, SegmentId};
 
 pub(super) const HELP: &str = "\
@@ -21,6 +22,7 @@ start will take it, with what is in shared memory.
 Examples:
   plica dump root pool.plica
   plica dump lba pool.plica db 4711
+  plica dump segment pool.plica 3 --tier 0
   plica dump segment pool.plica 12 --json | jq '.records[] | select(.problem)'";
 
 const ROOT_HELP: &str = "Example:\n  plica dump root pool.plica";
@@ -71,6 +73,9 @@ pub(super) struct SegmentArgs {
     #[command(flatten)]
     common: Common,
 
+    #[command(flatten)]
+    tier: TierArgs,
+
     /// Which, from 0
     #[arg(value_name = "SEGMENT")]
     segment: u32,
@@ -81,6 +86,9 @@ pub(super) struct BatchArgs {
     #[command(flatten)]
     common: Common,
 
+    #[command(flatten)]
+    tier: TierArgs,
+
     /// In which segment, from 0
     #[arg(value_name = "SEGMENT")]
     segment: u32,
@@ -88,6 +96,20 @@ pub(super) struct BatchArgs {
     /// At which byte of the segment it starts
     #[arg(value_name = "BYTE")]
     byte: u32,
+}
+
+/// Whose segment.
+#[derive(Debug, Args)]
+struct TierArgs {
+    /// Whose segment: 0 the journal's, 1 the pool's
+    #[arg(long, value_name = "TIER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
+    tier: u8,
+}
+
+impl TierArgs {
+    fn get(&self) -> Tier {
+        if self.tier == 0 { Tier::Pmem } else { Tier::Ssd }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -123,6 +145,10 @@ struct Common {
     #[command(flatten)]
     pool: PoolArgs,
 
+    /// The journal, if it is not where it was when it was given to the pool
+    #[arg(long, value_name = "PATH")]
+    journal: Option<PathBuf>,
+
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -141,11 +167,11 @@ impl DumpCommand {
         match self {
             Self::Root(args) => args.common.show(async |s| Ok(s.root_view()), root_text),
             Self::Segment(args) => {
-                args.common.show(async move |s| s.segment(SegmentId(args.segment)).await, segment_text)
+                args.common.show(async move |s| s.segment(args.tier.get(), SegmentId(args.segment)).await, segment_text)
             }
-            Self::Batch(args) => {
-                args.common.show(async move |s| s.batch(SegmentId(args.segment), args.byte).await, segment_text)
-            }
+            Self::Batch(args) => args
+                .common
+                .show(async move |s| s.batch(args.tier.get(), SegmentId(args.segment), args.byte).await, segment_text),
             Self::Leaf(args) => {
                 let LeafArgs { common, namespace, leaf } = args;
                 let look = async move |s: &Snapshot| s.leaf_view(s.namespace(&namespace)?, leaf).await;
@@ -180,14 +206,15 @@ impl Common {
         look: impl AsyncFnOnce(&Snapshot) -> Result<T> + 'static,
         text: impl FnOnce(&T) -> String,
     ) -> Result<(), Failure> {
-        let mut machine = Machine::open(&self.pool.pool, Access::Read).map_err(|error| match error.kind() {
-            ErrorKind::Busy => error.within("what a daemon uses cannot be looked into, stop it first"),
-            _ => error,
-        })?;
+        let (mut machine, journal) =
+            open_to_look(&self.pool.pool, self.journal.as_deref()).map_err(|error| match error.kind() {
+                ErrorKind::Busy => error.within("what a daemon uses cannot be looked into, stop it first"),
+                _ => error,
+            })?;
         let staged = staged_for(&machine, &self.pool.run_dir)?;
         let media = machine.media();
         let view = machine.run(async move {
-            let (snapshot, _) = Snapshot::take(&media, staged).await?;
+            let (snapshot, _) = Snapshot::take(&media, journal, staged).await?;
             look(&snapshot).await
         })?;
         if self.json {
@@ -200,8 +227,9 @@ impl Common {
 }
 
 fn place_text(place: &PlaceView) -> String {
+    let of = if place.journal { " of the journal" } else { "" };
     format!(
-        "segment {} at byte {} ({} on the medium), {} sectors",
+        "segment {}{of} at byte {} ({} on the medium), {} sectors",
         place.segment, place.byte, place.offset, place.sectors
     )
 }
@@ -210,6 +238,7 @@ fn lba_table(lbas: &[LbaView]) -> String {
     let mut table = Table::new(&[
         ("LBA", Align::Right),
         ("STATE", Align::Left),
+        ("TIER", Align::Right),
         ("SEGMENT", Align::Right),
         ("BYTE", Align::Right),
         ("ON MEDIUM", Align::Right),
@@ -221,6 +250,7 @@ fn lba_table(lbas: &[LbaView]) -> String {
         table.row([
             lba.lba.to_string(),
             lba.state.clone(),
+            at(|p| u64::from(!p.journal)),
             at(|p| p.segment.into()),
             at(|p| p.byte.into()),
             at(|p| p.offset),
@@ -264,7 +294,8 @@ fn record_table(records: &[RecordView]) -> String {
 
 fn segment_text(view: &SegmentView) -> String {
     let mut facts = Table::facts();
-    facts.row(["segment", &view.segment.to_string()]).row(["byte on medium", &view.offset.to_string()]);
+    let of = if view.journal { " of the journal" } else { "" };
+    facts.row(["segment", &format!("{}{of}", view.segment)]).row(["byte on medium", &view.offset.to_string()]);
     facts.row(["generation", &view.generation.to_string()]).row(["records known by", &view.source]);
     let mut batches = Table::new(&[
         ("BATCH AT", Align::Right),

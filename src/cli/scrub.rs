@@ -186,8 +186,9 @@ fn show(status: &ScrubStatus, json: bool) -> Result<(), Failure> {
 }
 
 fn line(damage: &ScrubDamage) -> String {
-    let ScrubDamage { what, segment, byte, namespace, first_lba, lbas } = damage;
+    let ScrubDamage { what, journal, segment, byte, namespace, first_lba, lbas } = damage;
+    let of = if *journal { " of the journal" } else { "" };
     let whose = namespace.as_deref().map_or_else(String::new, |name| format!("namespace {name}, "));
     let which = first_lba.map_or_else(String::new, |first| format!("LBA {first}, {lbas} LBAs hurt: "));
-    format!("{whose}{which}segment {segment} at byte {byte}: {what}")
+    format!("{whose}{which}segment {segment}{of} at byte {byte}: {what}")
 }

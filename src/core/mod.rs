@@ -35,6 +35,7 @@ mod relocate;
 pub mod request;
 mod room;
 pub mod scrub;
+mod scrub_journal;
 mod seal_segment;
 mod state;
 mod stats;

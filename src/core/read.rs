@@ -60,10 +60,8 @@ impl Core {
         let wanted = usize::try_from(piece.count).unwrap_or(usize::MAX) + 1;
         self.bufs.take(wanted, &mut bufs).await;
         let mut scratch = bufs.pop();
-        // what a host has seen survives the daemon: of tier 0 only what is durable does
-        self.durable.until(|| !self.has_unpersisted(id, piece)).await;
         let mut result = Ok(());
-        match self.sample(id, piece) {
+        match self.wait_persisted(id, piece).await.and_then(|()| self.sample(id, piece)) {
             Err(error) => result = Err(error),
             Ok((runs, sealer)) => {
                 let mut fetches = ArrayVec::<_, RUNS_MAX>::new();

@@ -7,6 +7,8 @@
 //! What does not verify is logged and listed in the status, with the LBAs it hurts. A leaf of the map that is in memory
 //! is written anew, and so is a full image: damage of the map that is found in time is mended.
 //!
+//! The segments of a journal come after those of the pool ([`super::scrub_journal`]).
+//!
 //! **Invariants.** Reads only (but for what it mends, which goes the way of all leaves). Its segment is pinned, so it is
 //! not reused meanwhile (I2). Bounded: one segment in memory, a bounded list of damage (I10). **Failure** to read a piece
 //! is damage of what is in it. **Not here:** superblocks, namespace tables and roots, of which two
@@ -60,7 +62,7 @@ pub struct ScrubStatus {
     pub rate: u64,
     /// Segments looked at.
     pub segments_done: u32,
-    /// Segments of the pool.
+    /// Segments of the pool and its journal.
     pub segments: u32,
     /// Bytes read.
     pub bytes: u64,
@@ -77,6 +79,9 @@ pub struct ScrubStatus {
 pub struct ScrubDamage {
     /// What.
     pub what: String,
+    /// Whether it is in the journal, and the segment one of the journal's.
+    #[serde(default)]
+    pub journal: bool,
     /// Segment.
     pub segment: u32,
     /// Byte in the segment.
@@ -138,7 +143,7 @@ impl Scrub {
         self.status.borrow().state == state
     }
 
-    fn with(&self, change: impl FnOnce(&mut ScrubStatus)) {
+    pub(super) fn with(&self, change: impl FnOnce(&mut ScrubStatus)) {
         change(&mut self.status.borrow_mut());
     }
 }
@@ -149,17 +154,23 @@ impl Core {
         loop {
             self.scrub.changed.until(|| self.scrub.is(ScrubState::Running)).await;
             let count = u32::try_from(self.state.borrow().log.segments.count()).unwrap_or(u32::MAX);
-            self.scrub.with(|status| status.segments = count);
-            tracing::info!("a scrub begins: {count} segments");
+            let on_journal = u32::try_from(self.state.borrow().log.journal.count()).unwrap_or(0);
+            self.scrub.with(|status| status.segments = count.saturating_add(on_journal));
+            tracing::info!("a scrub begins: {count} segments, {on_journal} of the journal");
             // one segment and one piece, for as long as it lasts
             let mut bytes = vec![0; self.layout.segment_bytes as usize];
             let mut piece = Some(AlignedBuf::zeroed(SLOT_BYTES));
-            for id in (0..count).map(SegmentId) {
+            let of_journal = (0..on_journal).map(|id| (Tier::Pmem, SegmentId(id)));
+            for (tier, id) in (0..count).map(|id| (Tier::Ssd, SegmentId(id))).chain(of_journal) {
                 self.scrub.changed.until(|| !self.scrub.is(ScrubState::Paused)).await;
                 if !self.scrub.is(ScrubState::Running) || self.stopping.get() {
                     break;
                 }
-                self.scrub_segment(id, &mut bytes, &mut piece).await;
+                if tier == Tier::Pmem {
+                    self.scrub_journal_segment(id).await;
+                } else {
+                    self.scrub_segment(id, &mut bytes, &mut piece).await;
+                }
                 self.scrub.with(|status| status.segments_done += 1);
             }
             let status = self.scrub.status();
@@ -228,14 +239,19 @@ impl Core {
                 }
             }
             *piece = Some(buf);
-            let rate = self.scrub.status.borrow().rate;
-            self.scrub.with(|status| status.bytes += part.len() as u64);
-            let due = began + (part.len() as u64).saturating_mul(1_000_000_000) / rate;
-            self.env.sleep_ns(due.saturating_sub(self.env.now_ns())).await;
+            self.scrub_rests(began, part.len()).await;
         }
     }
 
-    async fn scrub_record(self: &Rc<Self>, record: &SummaryEntry, bytes: &[u8], place: &Place) {
+    /// Counts bytes whose reading began then, and waits as long as the rate asks for.
+    pub(super) async fn scrub_rests(&self, began: u64, bytes: usize) {
+        let rate = self.scrub.status.borrow().rate;
+        self.scrub.with(|status| status.bytes += bytes as u64);
+        let due = began + (bytes as u64).saturating_mul(1_000_000_000) / rate;
+        self.env.sleep_ns(due.saturating_sub(self.env.now_ns())).await;
+    }
+
+    pub(super) async fn scrub_record(self: &Rc<Self>, record: &SummaryEntry, bytes: &[u8], place: &Place) {
         let Some(granule) = granule_of(record) else { return };
         let found = bytes.get((granule.0 * GRANULE) as usize..).unwrap_or_default();
         let verified = RecordHeader::decode_whole(found, &place.at(granule));
@@ -251,7 +267,7 @@ impl Core {
         };
         match record.change {
             Change::Fragment { mask, .. } => {
-                self.scrub_found_fragment(record, mask, place.segment, granule, &problem).await;
+                self.scrub_found_fragment(record, mask, &place.at(granule), &problem).await;
             }
             Change::Other { kind, .. } => self.scrub_found_metadata(record, kind, place.segment, granule, &problem),
             Change::Clear { .. } => {}
@@ -259,15 +275,9 @@ impl Core {
     }
 
     /// A fragment does not verify: which of its blocks are in use?
-    async fn scrub_found_fragment(
-        self: &Rc<Self>,
-        record: &SummaryEntry,
-        mask: u8,
-        segment: SegmentId,
-        granule: Granule,
-        problem: &Error,
-    ) {
+    async fn scrub_found_fragment(self: &Rc<Self>, record: &SummaryEntry, mask: u8, place: &Place, problem: &Error) {
         let id = record.namespace;
+        let here = (place.tier, place.segment, place.granule);
         let mut hurt = 0;
         let mut first = None;
         for lba in (0..8).filter(|index| mask >> index & 1 == 1).map(|index| Lba(record.first.0 + index)) {
@@ -277,14 +287,14 @@ impl Core {
             }
             let state = self.state.borrow();
             let entry = state.namespace(id).map(|n| n.directory.get(lba)).unwrap_or_default();
-            if entry.location().is_some_and(|l| (l.tier(), l.segment, l.granule) == (Tier::Ssd, segment, granule)) {
+            if entry.location().is_some_and(|l| (l.tier(), l.segment, l.granule) == here) {
                 first = first.or(Some(lba.0));
                 hurt += 1;
             }
         }
         if hurt > 0 {
             self.stats.corrupt.add(1);
-            self.scrub_found(Some(id), segment, granule, first, hurt, problem.to_string());
+            self.scrub_found(Some(id), here, first, hurt, problem.to_string());
         }
     }
 
@@ -308,7 +318,7 @@ impl Core {
                 self.image_wanted.set(true);
                 self.scrub.mending.set(true);
                 let what = format!("a part of the directory's image: {problem}; a new one is written");
-                self.scrub_found(None, segment, granule, None, 0, what);
+                self.scrub_found(None, (Tier::Ssd, segment, granule), None, 0, what);
             }
             return;
         }
@@ -326,19 +336,17 @@ impl Core {
         let fate = if is_known { "; it is in memory and written anew" } else { "" };
         self.scrub_found(
             Some(id),
-            segment,
-            granule,
+            (Tier::Ssd, segment, granule),
             Some(record.first.0),
             lbas,
             format!("leaf {leaf} of the map: {problem}{fate}"),
         );
     }
 
-    fn scrub_found(
+    pub(super) fn scrub_found(
         &self,
         id: Option<NamespaceId>,
-        segment: SegmentId,
-        granule: Granule,
+        (tier, segment, granule): (Tier, SegmentId, Granule),
         first_lba: Option<u64>,
         lbas: u64,
         what: String,
@@ -346,18 +354,20 @@ impl Core {
         let state = self.state.borrow();
         let namespace = id.and_then(|id| state.namespaces.get(&id)).map(|n| n.entry.name.clone());
         let byte = granule.0 * GRANULE;
-        tracing::error!(namespace, first_lba, lbas, "scrub: segment {segment} at byte {byte}: {what}");
+        let journal = tier == Tier::Pmem;
+        let of = if journal { " of the journal" } else { "" };
+        tracing::error!(namespace, first_lba, lbas, "scrub: segment {segment}{of} at byte {byte}: {what}");
         self.scrub.with(|status| {
             status.damaged += 1;
             if status.damage.len() < DAMAGE_KEPT {
-                status.damage.push(ScrubDamage { what, segment: segment.0, byte, namespace, first_lba, lbas });
+                status.damage.push(ScrubDamage { what, journal, segment: segment.0, byte, namespace, first_lba, lbas });
             }
         });
     }
 }
 
 /// Where in its segment a record is; a CLEAR has nothing to verify.
-fn granule_of(record: &SummaryEntry) -> Option<Granule> {
+pub(super) fn granule_of(record: &SummaryEntry) -> Option<Granule> {
     match record.change {
         Change::Fragment { entry, .. } => entry.location().map(|l| l.granule),
         Change::Other { granule, .. } => Some(granule),

@@ -24,6 +24,7 @@ use crate::canary::{self, Rule};
 use crate::env::reactor::IoBuf;
 use crate::env::sync::Notify;
 use crate::error::Result;
+use crate::fail;
 use crate::format::journal::journal_segment;
 use crate::format::{Entry, Tier};
 use crate::journal::{Candidate, Overwritten, admits};
@@ -46,6 +47,8 @@ pub struct Tier0 {
     pub destaged_segments: Counter,
     /// Nothing is admitted: it is being drained.
     pub(super) closed: Cell<bool>,
+    /// A write to it failed: what is in memory for it will never be there.
+    failed: Cell<bool>,
     /// When it was appended to last.
     pub(super) last_append_ns: Cell<u64>,
     /// Segments run out.
@@ -65,6 +68,7 @@ impl Tier0 {
             persists: Counter::default(),
             destaged_segments: Counter::default(),
             closed: Cell::new(false),
+            failed: Cell::new(false),
             last_append_ns: Cell::new(0),
             destage_wanted: Notify::default(),
             begun: Notify::default(),
@@ -240,7 +244,8 @@ impl Core {
         }
     }
 
-    /// Persists batches of tier 0, one after the other: what comes meanwhile is the next one. Runs as a task.
+    /// Persists batches of tier 0, one after the other: what comes meanwhile is the next one. After a failed write none is
+    /// written any more: behind a torn one it would look as if that had been acknowledged. Runs as a task.
     pub(super) async fn run_persists(self: Rc<Self>) {
         let Some(tier0) = &self.tier0 else { return };
         loop {
@@ -261,7 +266,10 @@ impl Core {
                 Ok(()) => self.state.borrow_mut().log.batch_durable(id),
                 Err(error) => {
                     self.state.borrow_mut().log.batches.get_mut(id).state = BatchState::Failed;
+                    tier0.failed.set(true);
                     self.latch.close("writing to the journal", &error);
+                    self.durable.notify_all();
+                    return;
                 }
             }
             self.durable.notify_all();
@@ -288,9 +296,27 @@ impl Core {
         Ok(lost)
     }
 
+    /// Returns when all blocks of the piece that are on tier 0 are durable: what a host has seen survives the daemon.
+    ///
+    /// # Errors
+    /// They never will be: writing to the journal failed.
+    pub(super) async fn wait_persisted(&self, id: NamespaceId, piece: LbaRange) -> Result<()> {
+        let failed = || self.tier0.as_ref().is_some_and(|tier0| tier0.failed.get());
+        self.durable.until(|| failed() || !self.has_unpersisted(id, piece)).await;
+        if self.has_unpersisted(id, piece) {
+            fail!(
+                Io,
+                "the newest copy of some of LBAs {}..{} could not be written to the journal",
+                piece.start,
+                piece.end()
+            );
+        }
+        Ok(())
+    }
+
     /// Whether blocks of the piece are on tier 0 and not yet durable.
-    pub(super) fn has_unpersisted(&self, id: NamespaceId, piece: LbaRange) -> bool {
-        if self.tier0.is_none() || self.latch.check().is_err() {
+    fn has_unpersisted(&self, id: NamespaceId, piece: LbaRange) -> bool {
+        if self.tier0.is_none() {
             return false;
         }
         let state = self.state.borrow();

@@ -185,6 +185,15 @@ fn check_journal(header: &JournalHeader, name: &JournalName, root: &Root, size: 
     Ok(())
 }
 
+/// The header of a journal that is the one that pool and root belong to.
+///
+/// # Errors
+/// It has none, is another, or cannot be read.
+pub(crate) async fn own_journal(journal: &Journal, name: &JournalName, root: &Root) -> Result<JournalHeader> {
+    let header = read_journal_header(journal).await?;
+    check_journal(&header, name, root, journal.size()).map(|()| header)
+}
+
 /// Looks at what was found of the pool's journal.
 ///
 /// # Errors
@@ -205,12 +214,9 @@ pub(super) async fn find_journal(
     let problem = match found {
         None => Error::new(ErrorKind::NotFound, "it is not given"),
         Some(JournalFound::Missing(error)) => error,
-        Some(JournalFound::Here(journal)) => match read_journal_header(&journal).await {
+        Some(JournalFound::Here(journal)) => match own_journal(&journal, name, root).await {
             Err(error) => error,
-            Ok(header) => match check_journal(&header, name, root, journal.size()) {
-                Err(error) => error,
-                Ok(()) => return Ok(PoolJournal::Here(journal, header)),
-            },
+            Ok(header) => return Ok(PoolJournal::Here(journal, header)),
         },
     };
     let path = String::from_utf8_lossy(&name.path);

@@ -19,6 +19,7 @@ mod status;
 pub use copies::{Inspection, inspect};
 pub(crate) use copies::{layout_of, read_superblock, read_table, superblock_may_be_cut, table_copies};
 pub use create::{CreateOptions, create};
+pub(crate) use journal::own_journal;
 pub use journal::{JournalFound, add_journal, give_journal};
 pub use namespaces::NamespaceSpec;
 pub(crate) use open::find_staged;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::buf::AlignedBuf;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::Tier;
 use crate::format::journal::journal_segment;
 use crate::format::record::Place;
@@ -25,6 +25,8 @@ pub struct RecoveredJournal {
     pub segments: Vec<JournalSegment>,
     /// Records of accepted batches above the replay start.
     pub records: Vec<SummaryEntry>,
+    /// Segments that could not be read, by those who look on ([`look_at_journal`]).
+    pub unreadable: Vec<(SegmentId, Error)>,
     /// Highest accepted number.
     pub accepted: OpNo,
     /// Highest number seen anywhere.
@@ -41,6 +43,15 @@ pub struct RecoveredJournal {
 /// # Errors
 /// A read error.
 pub async fn scan_journal(journal: &Journal, segment_count: u32, root: &Root) -> Result<RecoveredJournal> {
+    let mut found = look_at_journal(journal, segment_count, root).await;
+    match found.unreadable.pop() {
+        None => Ok(found),
+        Some((id, error)) => Err(error.within(format!("segment {id} of the journal"))),
+    }
+}
+
+/// Reads all segments of a journal that can be read.
+pub async fn look_at_journal(journal: &Journal, segment_count: u32, root: &Root) -> RecoveredJournal {
     let acceptance = Acceptance { current: root.session, earlier: &root.sessions, replay_start: root.replay_start };
     let mut found = RecoveredJournal { segments: Vec::with_capacity(segment_count as usize), ..Default::default() };
     let len = JOURNAL_SEGMENT_BYTES as usize;
@@ -52,10 +63,15 @@ pub async fn scan_journal(journal: &Journal, segment_count: u32, root: &Root) ->
             let Some(id) = ids.next() else { break };
             reading.push_back((id, Box::pin(journal.read(journal_segment(id), buf, len))));
         }
-        let Some((id, read)) = reading.pop_front() else { return Ok(found) };
+        let Some((id, read)) = reading.pop_front() else { return found };
         let (buf, result) = read.await;
-        result.map_err(|e| e.within(format!("segment {id} of the journal")))?;
-        found.take(id, &buf, root, &acceptance);
+        match result {
+            Ok(()) => found.take(id, &buf, root, &acceptance),
+            Err(error) => {
+                found.segments.push(JournalSegment::default());
+                found.unreadable.push((id, error));
+            }
+        }
         bufs.push(buf);
     }
 }

@@ -20,6 +20,6 @@ pub mod roots;
 pub mod window;
 
 pub use adopt::{adopt, staged_batches};
-pub use journal::{RecoveredJournal, scan_journal};
+pub use journal::{RecoveredJournal, look_at_journal, scan_journal};
 pub use roots::{Directories, complete_root, load_image, newest_root};
 pub use window::{Known, Recovered, RecoveredSegment, scan_window};

@@ -95,7 +95,12 @@ async fn check_pool(host: &Host) -> Result<()> {
         Ok(Some(region)) => Staged::Region(region),
         Err(error) => Staged::Missing(error.to_string()),
     };
-    let report = check(&media(host), staged, |_, _| ()).await?;
+    if host.journal_lost {
+        // that it is missing is damage, and nobody denies it
+        return Ok(());
+    }
+    let found = journal(host).map(JournalFound::Here);
+    let report = check(&media(host), found, staged, |_, _| ()).await?;
     if report.damage.is_empty() {
         return Ok(());
     }

@@ -38,6 +38,9 @@ struct Arguments {
     /// How media fail.
     #[arg(long, default_value_t = Failing::Never)]
     failing: Failing,
+    /// Print everything that happens.
+    #[arg(long)]
+    verbose: bool,
     /// Go on after a red seed.
     #[arg(long)]
     keep_going: bool,
@@ -98,6 +101,7 @@ fn work(arguments: &Arguments, next: &AtomicU64, totals: &Totals) {
         if arguments.journal {
             plan.journal = Plan::with_journal(seed, arguments.journal_lost).journal;
         }
+        plan.verbose = arguments.verbose;
         match run(&Engine::new(), &plan) {
             Ok(report) => {
                 totals.requests.fetch_add(report.good, Relaxed);

@@ -99,3 +99,106 @@ fn what_makes_no_journal_is_refused() {
         place.on_pool("journal add", ["--journal", path, "--journal-volatile"]).done();
     }
 }
+
+/// The LBAs of the namespace that are in the journal, with the byte of each on it.
+fn on_journal(place: &Place, lbas: std::ops::Range<u64>) -> Vec<(u64, u64)> {
+    let at = |lba: u64| {
+        let out = place.on_pool("dump lba", ["db", &lba.to_string(), "--json"]).done();
+        let view: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        let at = &view["at"];
+        (at["journal"] == true).then(|| (lba, at["offset"].as_u64().expect("a number")))
+    };
+    lbas.filter_map(at).collect()
+}
+
+fn check_json(place: &Place) -> serde_json::Value {
+    serde_json::from_str(&place.on_pool("check", ["--json"]).out).expect("JSON")
+}
+
+#[test]
+fn damage_in_the_journal_is_named_by_check_scrub_and_dump() {
+    let place = place_with_journal();
+    let bytes = sample(512 << 10, 3);
+    let daemon = place.serve();
+    for _ in 0..3 {
+        write_small(&place, daemon.uri(), &bytes);
+    }
+    daemon.kill();
+    // after a kill too, with all that is replayed
+    let report = check_json(&place);
+    assert_eq!(report["damage"].as_array().map(Vec::len), Some(0), "{report}");
+    assert!(report["totals"]["journal_blocks"].as_u64() > Some(64), "{report}");
+    assert_eq!(place.serve().terminate(), 0);
+    assert!(place.on_pool("check", []).done().contains("fragments in use"));
+
+    let found = on_journal(&place, 100..128);
+    let (lba, offset) = found[found.len() / 2];
+    let (segment, byte) = (offset / (256 << 10) - 1, offset % (256 << 10));
+    let path = place.path("journal");
+    let whole = std::fs::read(&path).expect("a file");
+    let damage = |at: u64| {
+        let mut bytes = whole.clone();
+        bytes[usize::try_from(at).expect("small")] ^= 0x10;
+        std::fs::write(&path, bytes).expect("a file");
+    };
+    // 1. a flipped bit in a fragment
+    damage(offset + 60);
+    let report = check_json(&place);
+    let told = report["damage"].as_array().expect("a list");
+    let of_lba = |d: &&serde_json::Value| d["namespace"] == "db" && d["first_lba"] == lba && d["journal"] == true;
+    assert!(told.len() == 1 && told.iter().all(|d| of_lba(&d)), "{report}");
+    assert_eq!((&told[0]["segment"], &told[0]["byte"]), (&segment.into(), &byte.into()));
+    place.on_pool("check", []).failed(1, "1 LBAs cannot be read");
+    let dump = place.on_pool("dump segment", [&segment.to_string(), "--tier", "0"]).done();
+    assert!(dump.contains("of the journal") && dump.contains("check is"), "{dump}");
+    let daemon = place.serve();
+    let scrub = place.on_pool("scrub start", ["--wait"]);
+    assert!(scrub.out.contains(&format!("segment {segment} of the journal at byte {byte}")), "{}", scrub.out);
+    scrub.failed(1, "1 damaged");
+    place.on_pool("journal drain", []).failed(1, "damaged and stay there");
+    daemon.terminate();
+
+    // 2. the pool has moved on: its journal as it was is an older state
+    std::fs::write(&path, &whole).expect("a file");
+    place.on_pool("check", []).failed(1, "older state");
+}
+
+#[test]
+fn a_journal_that_is_missing_or_torn_when_it_was_added() {
+    let place = Place::with_namespace();
+    assert_eq!(place.serve().terminate(), 0);
+    let pool = |bytes: &[u8]| std::fs::write(place.path("pool"), bytes).expect("a file");
+    let old = std::fs::read(place.path("pool")).expect("a file");
+    let journal = format!("{}:16M", place.text("journal"));
+    // the second copy is written before the first; each is torn in turn
+    for (first, second, has_journal) in [("old", "torn", false), ("old", "new", true), ("torn", "new", true)] {
+        place.on_pool("journal add", ["--journal", &journal, "--journal-volatile"]).done();
+        let mut cut = std::fs::read(place.path("pool")).expect("a file");
+        let end = cut.len();
+        for (range, what) in [(0..4096, first), (end - 4096..end, second)] {
+            let changed = match what {
+                "old" => 4096,
+                "torn" => 4096 - 512,
+                _ => 0,
+            };
+            // the sectors that did not land are the last ones
+            let keeps = range.end - changed..range.end;
+            cut[keeps.clone()].copy_from_slice(&old[keeps]);
+        }
+        pool(&cut);
+        let told = place.on_pool("check", []).done();
+        assert!(told.contains("one of the two superblocks") && told.contains("was cut short"), "{told}");
+        let daemon = place.serve();
+        assert_eq!(place.status()["pool"]["journal"].is_object(), has_journal);
+        assert_eq!(daemon.terminate(), 0);
+        let told = place.on_pool("check", []).done();
+        assert!(!told.contains("superblock"), "it is repaired: {told}");
+        std::fs::remove_file(place.path("journal")).expect("a file");
+        pool(&old);
+    }
+    place.on_pool("journal add", ["--journal", &journal, "--journal-volatile"]).done();
+    std::fs::remove_file(place.path("journal")).expect("it is lost");
+    place.on_pool("check", []).failed(1, "damaged places");
+    let report = check_json(&place);
+    assert!(report["damage"][0]["what"].as_str().is_some_and(|what| what.contains("cannot be used")), "{report}");
+}

@@ -1,0 +1,89 @@
+//! A scrub of tier 0: every fragment that the map points to is read back from its segment and verified.
+//!
+//! ```text
+//!   a segment, pinned, read whole ─► walked ─► records ─► those the map points to ─► verified
+//!                                      └─ fewer live blocks than the map counts there ─► the map asked which
+//! ```
+//!
+//! A damaged batch hides its records from a walk; what the map has there is then named from the map.
+//!
+//! **Invariants.** Those of [`super::scrub`]. **Failure** to read a segment is damage of all that the map has in it.
+
+use std::rc::Rc;
+
+use super::Core;
+use crate::buf::AlignedBuf;
+use crate::format::journal::journal_segment;
+use crate::format::record::{Place, RecordHeader};
+use crate::format::{Location, Tier};
+use crate::limits::{GRANULE, JOURNAL_SEGMENT_BYTES};
+use crate::log::SegmentState;
+use crate::log::walk::walk_all;
+use crate::map::first_lba;
+use crate::units::{Granule, Lba, NamespaceId, SegmentId};
+
+impl Core {
+    pub(super) async fn scrub_journal_segment(self: &Rc<Self>, id: SegmentId) {
+        let (place, live, last) = {
+            let state = self.state.borrow();
+            let info = state.log.journal.get(id);
+            if info.live == 0 {
+                return;
+            }
+            (state.log.place(Tier::Pmem, id, Granule(0)), info.live, state.log.last_op())
+        };
+        // what was appended by now is looked at, once it is written
+        let is_open = self.state.borrow().log.journal.get(id).state == SegmentState::Open;
+        let Some(tier0) = self.tier0.as_ref() else { return };
+        if is_open && self.wait_durable(None, last).await.is_err() {
+            return;
+        }
+        self.pin(Tier::Pmem, id);
+        let (began, len) = (self.env.now_ns(), JOURNAL_SEGMENT_BYTES as usize);
+        let (mut bytes, result) = tier0.journal.read(journal_segment(id), AlignedBuf::zeroed(len), len).await;
+        if let Err(error) = result {
+            tracing::error!("scrub: segment {id} of the journal: {error}");
+            bytes.fill(0);
+        }
+        self.scrub_rests(began, len).await;
+        let mut found = 0;
+        for record in walk_all(&bytes, &place) {
+            found += if self.know_fragment(&record).await.is_ok() { self.live_blocks(&record).count_ones() } else { 0 };
+            self.scrub_record(&record, &bytes, &place).await;
+        }
+        // more may have been overwritten meanwhile, and nothing is added to a sealed one
+        let live = live.min(self.state.borrow().log.journal.get(id).live);
+        if !is_open && found < live {
+            self.scrub_hidden(&bytes, &place);
+        }
+        self.unpin(Tier::Pmem, id);
+    }
+
+    /// Names the blocks that the map has in a segment of tier 0 and that no record there holds.
+    fn scrub_hidden(&self, bytes: &[u8], place: &Place) {
+        let mut hidden: Vec<(NamespaceId, Lba, Location)> = Vec::new();
+        {
+            let state = self.state.borrow();
+            for (id, namespace) in state.namespaces.iter().filter(|(_, namespace)| namespace.on_journal > 0) {
+                for (leaf, slot) in namespace.directory.iter() {
+                    let entries = slot.leaf.iter().flat_map(|leaf| leaf.entries.iter()).enumerate();
+                    let located = entries.filter_map(|(at, entry)| entry.location().map(|location| (at, location)));
+                    let here = located.filter(|(_, l)| (l.tier(), l.segment) == (place.tier, place.segment));
+                    hidden.extend(here.map(|(at, location)| (*id, Lba(first_lba(leaf).0 + at as u64), location)));
+                }
+            }
+        }
+        let walked = walk_all(bytes, place);
+        let is_walked = |granule: Granule| walked.iter().any(|r| super::scrub::granule_of(r) == Some(granule));
+        for (id, lba, location) in hidden.into_iter().filter(|(_, _, l)| !is_walked(l.granule)) {
+            let found = bytes.get((location.granule.0 * GRANULE) as usize..).unwrap_or_default();
+            let verified = RecordHeader::decode_whole(found, &place.at(location.granule));
+            let verified = verified.and_then(|(header, _)| header.check_fragment(id, lba, &location));
+            if let Err(error) = verified {
+                self.stats.corrupt.add(1);
+                let at = (place.tier, place.segment, location.granule);
+                self.scrub_found(Some(id), at, Some(lba.0), 1, error.to_string());
+            }
+        }
+    }
+}
