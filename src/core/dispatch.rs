@@ -26,8 +26,11 @@ use crate::units::{Lba, LbaRange, NamespaceId, OpNo};
 const HANDLERS: usize = 256;
 /// Small requests that may go before a large one that came earlier.
 const OVERTAKE_MAX: u32 = 16;
-/// What counts as large.
-const LARGE_BYTES: u64 = 128 << 10;
+/// A larger read is bulk: it waits for what is small.
+const SMALL_READ_MAX: u64 = 128 << 10;
+/// A larger write is bulk. Pages and commits of databases are smaller; a flood of writes as large as this one would
+/// otherwise keep a commit waiting for all that came before it.
+const SMALL_WRITE_MAX: u64 = 32 << 10;
 
 /// Requests that wait for a handler.
 #[derive(Default)]
@@ -46,8 +49,7 @@ struct QueuesInner {
 impl Queues {
     fn push(&self, item: (NamespaceId, Request)) {
         let mut inner = self.inner.borrow_mut();
-        let moves_data = matches!(item.1.kind, RequestKind::Read | RequestKind::Write { .. });
-        if moves_data && item.1.len > LARGE_BYTES {
+        if is_bulk(&item.1) {
             inner.large.push_back(item);
         } else {
             inner.small.push_back(item);
@@ -202,10 +204,10 @@ impl Core {
 
     async fn read_request(self: &Rc<Self>, id: NamespaceId, request: &mut Request) -> Result<()> {
         let (offset, len) = (request.offset, usize::try_from(request.len).unwrap_or(usize::MAX));
+        let urgent = !is_bulk(request);
         let Some(out) = request.data.as_mut().and_then(Arc::get_mut).and_then(|d| d.bytes_mut().get_mut(..len)) else {
             fail!(Config, "a read needs a buffer of its own, as long as the read");
         };
-        let urgent = request.len <= LARGE_BYTES;
         let span = Span::of(offset, request.len);
         if span.head.is_none() && span.tail.is_none() {
             return self.read_blocks(id, span.whole, out, urgent).await;
@@ -223,7 +225,7 @@ impl Core {
         let Some(data) = request.data.clone().filter(|d| d.bytes().len() as u64 >= request.len) else {
             fail!(Config, "a write needs a buffer at least as long as the write");
         };
-        let urgent = request.len <= LARGE_BYTES;
+        let urgent = !is_bulk(request);
         let span = Span::of(request.offset, request.len);
         let mut at = 0;
         let mut wrote = Wrote::default();
@@ -277,6 +279,15 @@ impl Core {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether small requests go before it.
+fn is_bulk(request: &Request) -> bool {
+    match request.kind {
+        RequestKind::Read => request.len > SMALL_READ_MAX,
+        RequestKind::Write { .. } => request.len > SMALL_WRITE_MAX,
+        _ => false,
     }
 }
 

@@ -36,10 +36,15 @@ const LOG_BYTES: u64 = 16 << 30;
 const CUTS_PER_ROUND: u32 = 2;
 const SILENCE: Duration = Duration::from_secs(120);
 
+/// The last sectors of a disk that has a journal beside its pool: 256 MiB.
+const JOURNAL_SECTORS: u64 = 512 << 10;
+
 /// The images of one chain of power cuts.
 struct Bench {
     directory: tempfile::TempDir,
     random: fastrand::Rng,
+    /// The disk's end is a journal: a cut takes it at the same moment as the pool.
+    journal: bool,
 }
 
 impl Bench {
@@ -49,7 +54,31 @@ impl Bench {
         println!("{name}: PLICA_CUT_SEED={seed}, {}", plica.display());
         let directory = tempfile::tempdir().unwrap();
         File::create(directory.path().join("base")).unwrap().set_len(DISK_BYTES).unwrap();
-        Self { directory, random: fastrand::Rng::with_seed(seed) }
+        Self { directory, random: fastrand::Rng::with_seed(seed), journal: false }
+    }
+
+    /// Pool and journal on one disk.
+    fn with_journal(name: &str) -> Self {
+        Self { journal: true, ..Self::new(name) }
+    }
+
+    /// Shell commands after which the guest has `/dev/mapper/plica-pool` on `device`, and where it has a journal
+    /// `/dev/mapper/plica-journal`.
+    fn divide(&self, device: &str) -> String {
+        let journal = if self.journal { JOURNAL_SECTORS } else { 0 };
+        let pool = format!(
+            "sectors=$(($(blockdev --getsz {device}) - {journal}))
+            dmsetup create plica-pool --table \"0 $sectors linear {device} 0\""
+        );
+        if !self.journal {
+            return pool;
+        }
+        format!("{pool}\ndmsetup create plica-journal --table \"0 {journal} linear {device} $sectors\"")
+    }
+
+    /// What the guest is told when it is to make the pool.
+    fn create(&self) -> &'static str {
+        if self.journal { "create /dev/mapper/plica-journal" } else { "create" }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -64,7 +93,8 @@ impl Bench {
         File::create(&log).and_then(|file| file.set_len(LOG_BYTES)).map_err(Failure::io("log image"))?;
         let table = "0 $(blockdev --getsz $VM_DISK0) log-writes $VM_DISK0 $VM_DISK1";
         let guest = env!("CARGO_BIN_EXE_guest");
-        let script = format!("set -e\ndmsetup create plica-log --table \"{table}\"\nexec {guest} {command}");
+        let divide = self.divide("/dev/mapper/plica-log");
+        let script = format!("set -e\ndmsetup create plica-log --table \"{table}\"\n{divide}\nexec {guest} {command}");
         let mut guest = Vm::default().disk(&disk).disk(&log).limit(600).start(&script)?;
         let mut wanted = self.random.u32(5..25);
         while wanted > 0 {
@@ -96,7 +126,8 @@ impl Bench {
     /// Runs `command` of the guest on disk `name`.
     fn check(&self, name: &str, command: &str) -> Result<Vec<String>> {
         let guest = env!("CARGO_BIN_EXE_guest");
-        Vm::default().disk(self.path(name)).limit(300).run(&format!("{guest} {command}"))
+        let divide = self.divide("$VM_DISK0");
+        Vm::default().disk(self.path(name)).limit(300).run(&format!("set -e\n{divide}\nexec {guest} {command}"))
     }
 
     /// Disk `name` becomes the base of the next round.
@@ -121,15 +152,15 @@ fn nothing_flushed_is_lost_over_twenty_power_cuts() {
     let mut witness = Witness::new(plan, vec![Found::Zeros; 8192], 0);
     let (mut tallies, mut summaries) = (Vec::new(), Vec::new());
     for round in 0..rounds(10) {
-        let create = if round == 0 { "create" } else { "" };
-        let run = format!("cut-run /dev/mapper/plica-log {} plica-log {} 8192", keys.display(), plan.seed);
+        let create = if round == 0 { bench.create() } else { "" };
+        let run = format!("cut-run /dev/mapper/plica-pool {} plica-log {} 8192", keys.display(), plan.seed);
         let (log, last_mark) = bench.run_until_cut(&format!("{run} {} {create}", witness.first())).unwrap();
         println!("round {round}: {} entries, last mark {last_mark}", log.entries().len());
         let mut found = Vec::new();
         for _ in 0..CUTS_PER_ROUND {
             let (done, tally) = bench.cut_somewhere(&log, "cut").unwrap();
             copy(&bench.path("cut"), &bench.path("unchecked")).unwrap();
-            let check = format!("cut-check $VM_DISK0 {} {} 8192", keys.display(), plan.seed);
+            let check = format!("cut-check /dev/mapper/plica-pool {} {} 8192", keys.display(), plan.seed);
             found = parse_found(&bench.check("cut", &check).unwrap()).unwrap();
             let summary = witness.check(done, last_mark + 2 * MARK_EVERY, &found).unwrap();
             println!("  {summary:?}");
@@ -149,25 +180,30 @@ fn nothing_flushed_is_lost_over_twenty_power_cuts() {
 
 #[test]
 fn postgres_keeps_every_committed_row_over_power_cuts() {
-    database_keeps_every_committed_row("PostgreSQL", BEFORE_CUT, AFTER_CUT);
+    database_keeps_every_committed_row(Bench::new("PostgreSQL"), BEFORE_CUT, AFTER_CUT, rounds(3));
+}
+
+#[test]
+fn postgres_with_a_journal_keeps_every_committed_row_over_power_cuts() {
+    let bench = Bench::with_journal("PostgreSQL, journal");
+    database_keeps_every_committed_row(bench, BEFORE_CUT, AFTER_CUT, rounds(2));
 }
 
 #[test]
 fn innodb_without_doublewrite_keeps_every_committed_row_over_power_cuts() {
-    database_keeps_every_committed_row("InnoDB", MARIADB_BEFORE, MARIADB_AFTER);
+    database_keeps_every_committed_row(Bench::new("InnoDB"), MARIADB_BEFORE, MARIADB_AFTER, rounds(3));
 }
 
-fn database_keeps_every_committed_row(name: &str, before: &str, after: &str) {
-    let mut bench = Bench::new(name);
+fn database_keeps_every_committed_row(mut bench: Bench, before: &str, after: &str, rounds: u32) {
     let keys = bench.path("keys");
     let mut rows = 0;
-    for round in 0..rounds(3) {
-        let create = if round == 0 { "create" } else { "" };
-        let run = format!("{before} /dev/mapper/plica-log {} plica-log {rows} {create}", keys.display());
+    for round in 0..rounds {
+        let create = if round == 0 { bench.create() } else { "" };
+        let run = format!("{before} /dev/mapper/plica-pool {} plica-log {rows} {create}", keys.display());
         let (log, last_mark) = bench.run_until_cut(&run).unwrap();
         println!("round {round}: {} entries, last mark {last_mark}", log.entries().len());
         let (done, _) = bench.cut_somewhere(&log, "cut").unwrap();
-        let lines = bench.check("cut", &format!("{after} $VM_DISK0 {}", keys.display())).unwrap();
+        let lines = bench.check("cut", &format!("{after} /dev/mapper/plica-pool {}", keys.display())).unwrap();
         let found = lines.iter().find_map(|line| line.strip_prefix("rows ")?.parse().ok()).unwrap();
         assert!((done..=last_mark + 40).contains(&found), "{done} rows were committed, {found} are there");
         println!("  {done} rows were committed, {found} are there");
@@ -196,13 +232,13 @@ fn filesystem_keeps_every_synchronised_file(kind: &str) {
     let keys = bench.path("keys");
     let mut next = 0;
     for round in 0..rounds(2) {
-        let create = if round == 0 { "create" } else { "" };
-        let run = format!("{FILES_BEFORE} {kind} /dev/mapper/plica-log {} plica-log {next} {create}", keys.display());
+        let create = if round == 0 { bench.create() } else { "" };
+        let run = format!("{FILES_BEFORE} {kind} /dev/mapper/plica-pool {} plica-log {next} {create}", keys.display());
         let (log, last_mark) = bench.run_until_cut(&run).unwrap();
         println!("round {round}: {} entries, last mark {last_mark}", log.entries().len());
         let (done, _) = bench.cut_somewhere(&log, "cut").unwrap();
         // writes go on for a moment after the last mark that came out
-        let after = format!("{FILES_AFTER} {kind} $VM_DISK0 {} {done} {}", keys.display(), last_mark + 64);
+        let after = format!("{FILES_AFTER} {kind} /dev/mapper/plica-pool {} {done} {}", keys.display(), last_mark + 64);
         let lines = bench.check("cut", &after).unwrap();
         next = lines.iter().find_map(|line| line.strip_prefix("writes ")?.parse().ok()).unwrap();
         println!("  {done} files were synchronised, all are there");

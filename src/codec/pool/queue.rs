@@ -62,6 +62,13 @@ struct State {
     closed: bool,
 }
 
+/// Which line a job is taken from.
+enum Line {
+    /// The one whose turn it is.
+    Next,
+    Urgent,
+}
+
 impl Queue {
     pub(super) fn new(capacity: usize) -> Self {
         let state = State {
@@ -119,17 +126,17 @@ impl Queue {
 
     /// Whether there is a job for [`Queue::take_helpable`].
     pub(super) fn has_helpable(&self) -> bool {
-        self.lock().next_line().front().is_some_and(|job| job.work.helpable())
+        self.lock().helpable_line().is_some()
     }
 
-    /// A job that the core may do besides its own work.
+    /// A job that the core may do besides its own work. An urgent one also where it is another's turn that only workers
+    /// do: the core would be idle, and what it takes off them brings that turn nearer.
     pub(super) fn take_helpable(&self) -> Option<Job> {
         let mut state = self.lock();
-        let line = state.next_line();
-        if !line.front()?.work.helpable() {
-            return None;
+        match state.helpable_line()? {
+            Line::Next => state.take(),
+            Line::Urgent => state.urgent.pop_front(),
         }
-        state.take()
     }
 
     /// The next job for a worker; sleeps until there is one. `None` when the pool is closed.
@@ -246,6 +253,12 @@ impl State {
 
     fn next_line(&self) -> &VecDeque<Job> {
         if self.other_is_next() { &self.other } else { &self.urgent }
+    }
+
+    /// The line whose first job the core may do.
+    fn helpable_line(&self) -> Option<Line> {
+        let helpable = |line: &VecDeque<Job>| line.front().is_some_and(|job| job.work.helpable());
+        if helpable(self.next_line()) { Some(Line::Next) } else { helpable(&self.urgent).then_some(Line::Urgent) }
     }
 
     fn take(&mut self) -> Option<Job> {

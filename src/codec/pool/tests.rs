@@ -316,6 +316,21 @@ fn the_core_helps_with_small_quick_jobs_only() {
 }
 
 #[test]
+fn the_core_helps_with_an_urgent_job_while_a_large_one_has_its_turn() {
+    let queue = Queue::new(0);
+    let data = data(&plain(8, 1));
+    queue.submit(Work::Encode(EncodeJob { urgent: false, ..encode_job(&data, 100, Compression::Lz4) }));
+    for i in 0..10 {
+        queued(&queue, i, Compression::Lz4, true);
+    }
+    let helped: Vec<u64> = (0..10).map(|_| counter_of(queue.take_helpable().unwrap())).collect();
+    assert_eq!(helped, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    assert!(queue.take_helpable().is_none(), "32 KiB");
+    queued(&queue, 10, Compression::Lz4, true);
+    assert_eq!(counter_of(queue.take().unwrap()), 100, "a worker takes what has its turn");
+}
+
+#[test]
 fn only_a_lonely_job_is_taken_back() {
     let queue = Queue::new(0);
     let data = data(&plain(1, 1));
