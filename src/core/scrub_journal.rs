@@ -17,8 +17,8 @@ use crate::format::journal::journal_segment;
 use crate::format::record::{Place, RecordHeader};
 use crate::format::{Location, Tier};
 use crate::limits::{GRANULE, JOURNAL_SEGMENT_BYTES};
-use crate::log::SegmentState;
 use crate::log::walk::walk_all;
+use crate::log::{SegmentState, Streams};
 use crate::map::first_lba;
 use crate::units::{Granule, Lba, NamespaceId, SegmentId};
 
@@ -35,7 +35,7 @@ impl Core {
         // what was appended by now is looked at, once it is written
         let is_open = self.state.borrow().log.journal.get(id).state == SegmentState::Open;
         let Some(tier0) = self.tier0.as_ref() else { return };
-        if is_open && self.wait_durable(None, last).await.is_err() {
+        if is_open && self.wait_durable(Streams::All, last).await.is_err() {
             return;
         }
         self.pin(Tier::Pmem, id);

@@ -418,7 +418,9 @@ async fn damaged_gaps(core: &Rc<Core>, tier0: &RecoveredJournal) -> Result<Vec<S
     core.know_dirty().await?;
     let state = core.state.borrow();
     let in_use = tier0.gaps.iter().filter(|id| state.log.journal.get(**id).live > 0);
-    Ok(in_use.map(|id| format!("segment {id} of the journal: a batch is damaged, though it was acknowledged")).collect())
+    Ok(in_use
+        .map(|id| format!("segment {id} of the journal: a batch is damaged, though it was acknowledged"))
+        .collect())
 }
 
 async fn begin_session(

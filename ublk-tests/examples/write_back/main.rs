@@ -81,8 +81,7 @@ fn ratio(a: u64, b: u64) -> f64 {
     a as f64 / b.max(1) as f64
 }
 
-const USAGE: &str =
-    "usage: write_back POOL_FILE [--gib N] [--depth N] [--restart] [--overwrite blocks|zeros|ranges]";
+const USAGE: &str = "usage: write_back POOL_FILE [--gib N] [--depth N] [--restart] [--overwrite blocks|zeros|ranges]";
 
 fn options() -> AnyResult<Options> {
     let mut args = std::env::args().skip(1);
