@@ -12,7 +12,7 @@
 mod directory;
 mod dirty;
 
-pub use directory::{Directory, Leaf, LeafSlot};
+pub use directory::{Directory, Heat, Leaf, LeafSlot};
 pub use dirty::{DirtyLeaf, DirtyQueue};
 
 use crate::limits::LEAF_ENTRIES;
