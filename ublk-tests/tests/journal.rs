@@ -380,7 +380,8 @@ fn valid_batches_behind_a_damaged_one_are_recovered_and_the_damage_is_told() {
 #[test]
 fn a_drain_in_a_pool_without_room_says_so_and_loses_nothing() {
     const LOG: u64 = 512;
-    let spec = NamespaceSpec { compression: plica::format::Compression::None, ..spec(4096) };
+    const BLOCKS: u64 = 8192;
+    let spec = NamespaceSpec { compression: plica::format::Compression::None, ..spec(BLOCKS) };
     let place = Place::new(24 << 20, 8 << 20, spec);
     place.live(|pool, client, env| async move {
         commit(&client, 0, 1, 0).await;
@@ -390,7 +391,7 @@ fn a_drain_in_a_pool_without_room_says_so_and_loses_nothing() {
         }
         assert!(pool.status().namespaces[0].journal.resident > 1 << 20);
         let mut filled = 0;
-        for lba in (LOG..4096).step_by(64) {
+        for lba in (LOG..BLOCKS).step_by(64) {
             let data: Vec<u8> = (lba..lba + 64).flat_map(|lba| pattern(lba, 2)).collect();
             match ask(&client, WRITE, lba * 4096, 64 * 4096, Some(data)).await.0 {
                 Ok(()) => filled += 64,
@@ -400,12 +401,12 @@ fn a_drain_in_a_pool_without_room_says_so_and_loses_nothing() {
                 }
             }
         }
-        assert!(filled < 4096 - LOG, "the pool is to be full");
+        assert!(filled < BLOCKS - LOG, "the pool is to be full");
         assert_eq!(pool.drain_journal().await.unwrap_err().kind(), ErrorKind::NoSpace);
         for lba in 0..LOG {
             expect(&client, lba, 1).await;
         }
-        let discard = ask(&client, RequestKind::Discard, LOG * 4096, (4096 - LOG) * 4096, None).await;
+        let discard = ask(&client, RequestKind::Discard, LOG * 4096, (BLOCKS - LOG) * 4096, None).await;
         discard.0.unwrap();
         ask(&client, FLUSH, 0, 0, None).await.0.unwrap();
         pool.drain_journal().await.unwrap();
