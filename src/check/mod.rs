@@ -75,8 +75,9 @@ pub async fn check(
             report.unused(place.0, place.1, &record.why);
         }
     }
-    // 4. what was acknowledged in the journal and is not there, where the segment was not just being opened anew
-    for id in snapshot.journal.iter().flat_map(|journal| &journal.found.gaps).filter(|id| on_journal.contains(id)) {
+    // 4. what was acknowledged in the journal and cannot be replayed, where the segment was not just being opened anew
+    let gaps = snapshot.journal.iter().filter(|_| !snapshot.root.clean).flat_map(|journal| &journal.found.gaps);
+    for id in gaps.filter(|id| on_journal.contains(id)) {
         report.add(Damage::new("a batch is damaged, though it was acknowledged").at(*id, None).on_journal());
     }
     report.finish(&snapshot.names(), segments);

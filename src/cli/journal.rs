@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::access::{Access, access, unexpected};
 use super::offline::with_pool;
+use super::output::{Align, Table};
 use super::pool_args::{KeyArgs, PoolArgs};
 use super::{Failure, output, size};
 use crate::control::{Answer, Command};
@@ -13,9 +14,10 @@ use crate::daemon::{Machine, allowed, check_placement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::format::journal::JOURNAL_HEADER_BYTES;
+use crate::limits::BLOCK_SIZE;
 use crate::media::{Access as MediaAccess, Device, create_file};
 use crate::pmem::{JournalDevice, Memory, open_journal};
-use crate::pool::add_journal;
+use crate::pool::{HeatKind, HeatRange, add_journal};
 
 pub(super) const HELP: &str = "\
 A journal takes the small writes that databases commit again and again (their logs): they are durable in it when they are \
@@ -26,6 +28,7 @@ pool needs it to be opened.
 Examples:
   plica create pool.plica --size 16G --root-key pool.key --journal /dev/nvme1n1
   plica journal add pool.plica --journal /mnt/pmem/journal:8G
+  plica journal heat pool.plica
   plica journal drain pool.plica
   plica journal remove pool.plica";
 
@@ -39,6 +42,13 @@ What is in the journal is moved to the pool. The pool may be served meanwhile; w
 
 Example:
   plica journal drain pool.plica";
+const HEAT_HELP: &str = "\
+Counted since the pool was opened, in ranges of 2 MiB; neighbours that behave alike are one line. LIKE says how a range \
+behaves: a log is rewritten in the journal and dies there, data passes it by, mixed is in between.
+
+Examples:
+  plica journal heat pool.plica
+  plica journal heat pool.plica --json | jq '.[] | select(.kind == \"log\")'";
 const REMOVE_HELP: &str = "\
 What is in the journal is moved to the pool, which does without it from then on. The pool may be served meanwhile.
 
@@ -53,6 +63,9 @@ pub(super) enum JournalCommand {
     /// Move all that is in it to the pool
     #[command(after_help = DRAIN_HELP)]
     Drain(EmptyArgs),
+    /// Show which ranges of LBAs use it as a log
+    #[command(after_help = HEAT_HELP)]
+    Heat(HeatArgs),
     /// Empty it and take it away
     #[command(after_help = REMOVE_HELP)]
     Remove(EmptyArgs),
@@ -97,11 +110,22 @@ pub(super) struct EmptyArgs {
     key: KeyArgs,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct HeatArgs {
+    #[command(flatten)]
+    pool: PoolArgs,
+
+    /// Print the ranges as JSON
+    #[arg(long)]
+    json: bool,
+}
+
 impl JournalCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Add(args) => args.run(),
             Self::Drain(args) => args.run(false),
+            Self::Heat(args) => args.run(),
             Self::Remove(args) => args.run(true),
         }
     }
@@ -142,6 +166,53 @@ impl EmptyArgs {
         output::print(if remove { "the pool has no journal any more\n" } else { "the journal is empty\n" });
         Ok(())
     }
+}
+
+impl HeatArgs {
+    fn run(self) -> Result<(), Failure> {
+        let Access::Served(mut daemon) = access(&self.pool)? else {
+            let text = "nobody serves the pool: heat is counted while it is served";
+            return Err(Error::new(ErrorKind::NotFound, text).into());
+        };
+        let ranges = match daemon.ask(Command::JournalHeat)? {
+            Answer::Heat(ranges) => ranges,
+            other => return Err(unexpected(&other)),
+        };
+        if self.json {
+            output::print_json(&ranges);
+        } else {
+            output::print(&heat_table(&ranges));
+        }
+        Ok(())
+    }
+}
+
+fn heat_table(ranges: &[HeatRange]) -> String {
+    let mut table = Table::new(&[
+        ("NAMESPACE", Align::Left),
+        ("LBAS", Align::Right),
+        ("SIZE", Align::Right),
+        ("LIKE", Align::Left),
+        ("ACKNOWLEDGED", Align::Right),
+        ("DIED", Align::Right),
+        ("DESTAGED", Align::Right),
+        ("BYPASSED", Align::Right),
+        ("RESIDENT", Align::Right),
+    ]);
+    for range in ranges {
+        let lbas = format!("{}..{}", range.first_lba, range.first_lba + range.lbas);
+        let like = match range.kind {
+            HeatKind::Log => "log",
+            HeatKind::Mixed => "mixed",
+            HeatKind::Data => "data",
+        };
+        let bytes = range.lbas * u64::from(BLOCK_SIZE);
+        let [size, acknowledged, bypassed, resident] =
+            [bytes, range.acknowledged, range.bypassed, range.resident].map(size::approximate);
+        let [died, destaged] = [range.died, range.destaged].map(|part| size::with_percent(part, range.acknowledged));
+        table.row([&range.namespace, &lbas, &size, like, &acknowledged, &died, &destaged, &bypassed, &resident]);
+    }
+    table.render()
 }
 
 impl NewJournalArgs {

@@ -127,9 +127,26 @@ pub(super) fn approximate(bytes: u64) -> String {
     }
 }
 
+/// A size for people to read, and how much it is of a whole.
+#[must_use]
+pub(super) fn with_percent(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        return approximate(part);
+    }
+    let tenths = u128::from(part) * 1000 / u128::from(whole);
+    format!("{} ({}.{} %)", approximate(part), tenths / 10, tenths % 10)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_told_with_a_tenth_of_a_per_cent() {
+        assert_eq!(with_percent(1 << 20, 64 << 20), "1 MiB (1.5 %)");
+        assert_eq!(with_percent(0, 4096), "0 B (0.0 %)");
+        assert_eq!(with_percent(0, 0), "0 B");
+    }
 
     #[test]
     fn sizes_are_binary() {

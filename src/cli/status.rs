@@ -228,7 +228,8 @@ fn journal_list(report: &StatusReport) -> String {
         ("RESIDENT", Align::Right),
     ]);
     for NamespaceStatus { name, journal: j, .. } in &report.pool.namespaces {
-        let [a, d, s, b, r] = [j.acknowledged, j.died, j.destaged, j.bypassed, j.resident].map(size::approximate);
+        let [a, b, r] = [j.acknowledged, j.bypassed, j.resident].map(size::approximate);
+        let [d, s] = [j.died, j.destaged].map(|part| size::with_percent(part, j.acknowledged));
         table.row([name, &a, &d, &s, &b, &r]);
     }
     table.render()

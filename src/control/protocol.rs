@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::format::namespaces::NamespaceEntry;
 use crate::limits::BLOCK_SIZE;
-use crate::pool::PoolStatus;
+use crate::pool::{HeatRange, PoolStatus};
 
 /// Version of the protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -54,6 +54,8 @@ pub enum Command {
         /// And do without it from then on.
         remove: bool,
     },
+    /// Which ranges of LBAs use the journal.
+    JournalHeat,
     /// Begin to read back and verify everything in use.
     ScrubStart {
         /// Bytes a second, at most.
@@ -198,6 +200,8 @@ pub enum Answer {
     Namespaces(Vec<NamespaceInfo>),
     /// To [`Command::Status`].
     Status(Box<StatusReport>),
+    /// To [`Command::JournalHeat`].
+    Heat(Vec<HeatRange>),
 }
 
 #[derive(Serialize, Deserialize)]

@@ -156,10 +156,11 @@ impl Core {
         state.log.publish(kind);
         let stored = payload.len() as u64;
         self.stats.stored.add(stored);
-        let stats = &state.namespace(id)?.stats;
-        stats.stored.add(stored);
-        if self.tier0.is_some() {
-            stats.count_journal(kind, BLOCK_BYTES as u64);
+        state.namespace(id)?.stats.stored.add(stored);
+        if self.tier0.is_some()
+            && let Some(namespace) = state.namespaces.get_mut(&id)
+        {
+            namespace.count_journal(kind, lba, 1);
         }
         drop(guard);
         if begun {

@@ -35,7 +35,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::{Place, RECORD_HEADER_BYTES, RecordBody, RecordHeader, record_bytes};
 use crate::format::summary::{Change, SummaryEntry};
 use crate::format::{Codec, Entry, Tier};
-use crate::limits::{BLOCK_SIZE, GRANULE};
+use crate::limits::GRANULE;
 use crate::units::{Lba, LbaRange, NamespaceId};
 
 /// A segment to move from.
@@ -212,7 +212,7 @@ impl Core {
         let RecordBody::Fragment { codec, count, seal, .. } = header.body else { return 0 };
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        let Some(namespace) = state.namespaces.get(&header.namespace) else { return 0 };
+        let Some(namespace) = state.namespaces.get_mut(&header.namespace) else { return 0 };
         let is_current = |index: &u8| {
             let lba = Lba(header.first.0 + u64::from(*index));
             namespace.directory.get(lba) == old(*index) || canary::is_off(Rule::MoveByCompare)
@@ -225,7 +225,7 @@ impl Core {
         let body = RecordBody::Fragment { moved: true, codec, count, mask, seal };
         let header = RecordHeader { body, op_delta: 0, ..*header };
         if old(0).tier() == Some(Tier::Pmem) {
-            namespace.stats.journal_destaged.add(u64::from(mask.count_ones()) * u64::from(BLOCK_SIZE));
+            namespace.count_destaged(header.first, mask.count_ones());
         }
         let appended = state.log.append(purpose.stream(), header, payload, hash);
         for index in (0..count).filter(|index| mask >> index & 1 == 1) {

@@ -16,8 +16,8 @@ use crate::format::namespaces::{NamespaceEntry, NamespaceTable, UNIT_AUTO};
 use crate::format::root::{LeafImage, Lifetime, WindowSession};
 use crate::format::{Entry, Tier};
 use crate::limits::BLOCK_SIZE;
-use crate::log::Log;
-use crate::map::{Directory, DirtyQueue, Leaf};
+use crate::log::{Log, StreamKind};
+use crate::map::{Directory, DirtyQueue, Heat, Leaf, leaf_of};
 use crate::units::{Generation, Lba, NamespaceId, OpNo, SegmentId};
 
 /// A namespace while its pool is open.
@@ -40,6 +40,29 @@ pub struct Namespace {
     pub on_journal: u64,
     /// Counters.
     pub stats: Rc<NamespaceStats>,
+}
+
+impl Namespace {
+    /// Blocks were written in a pool with a journal: to it or past it. They are of one leaf.
+    pub fn count_journal(&mut self, kind: StreamKind, first: Lba, blocks: u32) {
+        self.stats.count_journal(kind, u64::from(blocks) * u64::from(BLOCK_SIZE));
+        let heat = self.heat(first);
+        let count = if kind == StreamKind::Journal { &mut heat.journal } else { &mut heat.bypassed };
+        *count = count.saturating_add(blocks);
+    }
+
+    /// Blocks were moved from tier 0 to tier 1. They are of one leaf, or of this and the next.
+    pub fn count_destaged(&mut self, first: Lba, blocks: u32) {
+        self.stats.journal_destaged.add(u64::from(blocks) * u64::from(BLOCK_SIZE));
+        self.heat(first).destaged += blocks;
+    }
+
+    fn heat(&mut self, lba: Lba) -> &mut Heat {
+        let Some(slot) = self.directory.slot_mut(leaf_of(lba)) else {
+            unreachable!("requests are within the namespace")
+        };
+        &mut slot.heat
+    }
 }
 
 /// What the roots say and what the next one will.
@@ -127,7 +150,10 @@ impl State {
         let on_journal = |entry: Entry| u64::from(entry.tier() == Some(Tier::Pmem));
         namespace.on_journal += on_journal(entry);
         namespace.on_journal -= on_journal(old);
-        namespace.stats.journal_left.add(on_journal(old) * u64::from(BLOCK_SIZE));
+        if on_journal(old) > 0 {
+            namespace.stats.journal_left.add(u64::from(BLOCK_SIZE));
+            namespace.heat(lba).left += 1;
+        }
         self.log.add_live(entry);
         self.log.drop_live(old, op);
     }

@@ -195,9 +195,11 @@ impl Core {
             self.stats.stored.add(stored);
             self.stats.overhead.add(record_bytes(s.encoded.stored) as u64 - stored);
         }
-        if self.tier0.is_some() {
-            let bytes = sealed.iter().map(|s| u64::from(s.count)).sum::<u64>() * BLOCK_BYTES as u64;
-            stats.count_journal(kind, bytes);
+        if self.tier0.is_some()
+            && let Some(first) = sealed.first().map(|s| s.first)
+            && let Some(namespace) = state.namespaces.get_mut(&id)
+        {
+            namespace.count_journal(kind, first, sealed.iter().map(|s| u32::from(s.count)).sum());
         }
         state.log.publish(kind);
         drop(guard);

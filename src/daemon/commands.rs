@@ -40,6 +40,7 @@ impl Daemon {
                 }
                 Ok(Answer::Done)
             }
+            Command::JournalHeat => Ok(Answer::Heat(self.pool.journal_heat())),
             Command::ScrubStart { rate } => self.pool.core().scrub.start(rate).map(|()| Answer::Done),
             Command::ScrubTurn { to } => self.pool.core().scrub.turn(to).map(|()| Answer::Done),
             Command::Stop { devices } => self.order_stop(devices).await,

@@ -24,6 +24,19 @@ impl Leaf {
     }
 }
 
+/// Blocks of a leaf, by what became of them in a pool with a journal, since the pool was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heat {
+    /// Written to tier 0.
+    pub journal: u32,
+    /// Written past it.
+    pub bypassed: u32,
+    /// No longer on tier 0: overwritten, discarded or moved.
+    pub left: u32,
+    /// Of these, moved to tier 1.
+    pub destaged: u32,
+}
+
 /// A place in the directory.
 #[derive(Debug, Default)]
 pub struct LeafSlot {
@@ -35,6 +48,8 @@ pub struct LeafSlot {
     pub takes_journal: bool,
     /// The first operation that recovery found for it, while the leaf is not in memory and waits for its changes.
     pub waits_since: Option<OpNo>,
+    /// What its blocks do on tier 0.
+    pub heat: Heat,
 }
 
 impl LeafSlot {

@@ -14,7 +14,7 @@ mod directory;
 mod dirty;
 mod replayed;
 
-pub use directory::{Directory, Leaf, LeafSlot};
+pub use directory::{Directory, Heat, Leaf, LeafSlot};
 pub use dirty::{DirtyLeaf, DirtyQueue};
 pub use replayed::Replayed;
 

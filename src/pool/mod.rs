@@ -10,6 +10,7 @@
 
 mod copies;
 mod create;
+mod heat;
 mod journal;
 mod namespaces;
 mod open;
@@ -19,6 +20,7 @@ mod status;
 pub use copies::{Inspection, inspect};
 pub(crate) use copies::{layout_of, read_superblock, read_table, superblock_may_be_cut, table_copies};
 pub use create::{CreateOptions, create};
+pub use heat::{HeatKind, HeatRange};
 pub(crate) use journal::own_journal;
 pub use journal::{JournalFound, add_journal, give_journal};
 pub use namespaces::NamespaceSpec;

@@ -100,7 +100,7 @@ pub struct JournalStatus {
 }
 
 /// Figures of a namespace and its pool's journal. Bytes of blocks, before compression.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NamespaceJournal {
     /// Acknowledged through the journal.
     pub acknowledged: u64,
@@ -108,6 +108,9 @@ pub struct NamespaceJournal {
     pub died: u64,
     /// Moved to the pool.
     pub destaged: u64,
+    /// Of 100 bytes acknowledged, so many were moved to the pool.
+    #[serde(default)]
+    pub destaged_percent: f64,
     /// Written past the journal.
     pub bypassed: u64,
     /// There now.
@@ -235,6 +238,8 @@ fn namespace_status(namespace: &crate::core::Namespace) -> NamespaceStatus {
             acknowledged: namespace.stats.journal_acknowledged.get(),
             died: namespace.stats.journal_left.get() - namespace.stats.journal_destaged.get(),
             destaged: namespace.stats.journal_destaged.get(),
+            destaged_percent: 100.0
+                * ratio(namespace.stats.journal_destaged.get(), namespace.stats.journal_acknowledged.get()),
             bypassed: namespace.stats.journal_bypassed.get(),
             resident: namespace.on_journal * u64::from(BLOCK_SIZE),
         },

@@ -8,6 +8,8 @@
 //! **Failure.** The first violation ends the run: something read that may not be, an error that nothing planned
 //! explains, a hang, a panic, or I/O that the contract of media forbids.
 
+mod fate;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,11 +19,10 @@ use std::sync::{Arc, Mutex};
 use fastrand::Rng;
 
 use super::death::{Death, LifeSteps, Point};
-use super::fault::{Fault, FaultKind};
 use super::machine::Machine;
 use super::oracle::Failure;
 use super::order::SeededOrder;
-use super::plan::{Drains, Failing, JournalKind, Plan, PlannedDeath, SPARED_BYTES};
+use super::plan::{Failing, JournalKind, Plan, PlannedDeath};
 use super::pmem::SimPmem;
 pub use super::report::{Red, Report};
 use super::shared_memory::SharedMemory;
@@ -30,22 +31,15 @@ use super::subject::{Host, HostJournal, Local, Serving, Subject};
 use super::trace::Trace;
 use super::workload::{Desk, Habits, Target, client, read_everything};
 use crate::env::{Env, Executor, FileId, Reactor, Rng as EnvRng};
-use crate::error::{ErrorKind, Result};
-use crate::format::journal::{JOURNAL_FRONT_BYTES, JournalHeader, journal_segment};
-use crate::units::SegmentId;
+use crate::error::Result;
+use crate::format::journal::JournalHeader;
+
+use fate::{Drain, drained};
 
 /// Simulated time a life may last at most.
 const LIFE_NS_MAX: u64 = 600_000_000_000;
 /// Tasks that may run in a life at most: beyond it the daemon spins.
 const TURNS_MAX: u64 = 20_000_000;
-
-/// When a life drains the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Drain {
-    Never,
-    Meanwhile,
-    Afterwards,
-}
 
 /// How a life ended.
 enum End {
@@ -326,118 +320,6 @@ impl<'a> World<'a> {
         lock(&self.hosts).forget_requests();
     }
 
-    /// Plans a death at some point of the coming life, more often early than late: a third of them while it recovers.
-    fn plan_death(&mut self, death: &Death) {
-        let (point, nth) = match self.rng.u8(0..9) {
-            0 => return,
-            1..=3 => ([Point::Submit, Point::Complete][self.rng.usize(0..2)], self.rng.u64(1..=64)),
-            _ => {
-                let magnitude = self.rng.u32(0..14);
-                (Point::ALL[self.rng.usize(0..Point::ALL.len())], self.rng.u64(1..=1 << magnitude))
-            }
-        };
-        death.plan(point, nth, self.rng.usize(0..=1024));
-    }
-
-    /// When the coming life drains the journal.
-    fn drain(&mut self) -> Drain {
-        match self.plan.journal.map_or(Drains::Never, |journal| journal.drains) {
-            Drains::Never => Drain::Never,
-            Drains::Always => Drain::Afterwards,
-            Drains::Sometimes => {
-                [Drain::Never, Drain::Never, Drain::Meanwhile, Drain::Afterwards][self.drains.usize(0..4)]
-            }
-        }
-    }
-
-    /// Plans what the media do in the coming life.
-    fn plan_faults(&mut self) {
-        let kinds: &[FaultKind] = match self.plan.failing {
-            Failing::Never => return,
-            Failing::Errors => {
-                &[FaultKind::ReadError, FaultKind::WriteError, FaultKind::FlushError, FaultKind::NoSpace]
-            }
-            Failing::Silently => &[FaultKind::BitFlip, FaultKind::Lost, FaultKind::Torn, FaultKind::Misdirected],
-        };
-        let range = if self.plan.failing == Failing::Silently {
-            SPARED_BYTES..self.plan.pool_bytes - SPARED_BYTES
-        } else {
-            0..self.plan.pool_bytes
-        };
-        let mut machine = self.machine.borrow_mut();
-        machine.faults.clear();
-        for _ in 0..self.rng.u32(0..4) {
-            let kind = kinds[self.rng.usize(0..kinds.len())];
-            let magnitude = self.rng.u32(0..9);
-            let skip = self.rng.u64(0..1 << magnitude);
-            let (mut file, mut range, times) = (self.file.0, range.clone(), self.rng.u64(1..=2));
-            // the journal gets half of them: of its front both headers would be more than the format survives
-            if let Some(HostJournal::Block(journal, bytes)) = &self.journal
-                && self.rng.bool()
-            {
-                let spared = if self.plan.failing == Failing::Silently { JOURNAL_FRONT_BYTES } else { 0 };
-                (file, range) = (journal.0, spared..*bytes);
-            }
-            machine.faults.add(Fault { kind, file, range, skip, times });
-        }
-        drop(machine);
-        if self.plan.failing == Failing::Silently {
-            self.damage_memory();
-        }
-    }
-
-    /// Bits of a journal in memory are wrong, more often near the start of a segment, where something is.
-    fn damage_memory(&mut self) {
-        let (Some(HostJournal::Memory(memory)), Some(plan)) = (&self.journal, self.plan.journal) else { return };
-        for _ in 0..self.rng.u32(0..4) {
-            let segment = SegmentId(self.rng.u32(0..plan.segments));
-            let magnitude = self.rng.u32(3..=18);
-            let at = journal_segment(segment) + self.rng.u64(0..1 << magnitude);
-            memory.flip(at, 1 << self.rng.u8(0..8));
-        }
-    }
-
-    fn after_death(&mut self, power: Option<bool>) {
-        // after a failed flush nobody can know what is durable until the machine starts anew
-        let flush_failed = self.machine.borrow_mut().take_flush_failed();
-        let drawn = self.rng.u8(0..2) == 0;
-        let power = flush_failed || power.unwrap_or(drawn);
-        if !power || self.rng.bool() {
-            self.machine.borrow_mut().daemon_dies();
-            self.shared_memory.borrow().daemon_dies(&mut self.rng);
-        }
-        if power {
-            self.lose_power();
-        }
-        self.perhaps_lose_journal();
-    }
-
-    fn after_stop(&mut self) {
-        self.machine.borrow_mut().daemon_ends();
-        lock(&self.hosts).oracle.stopped();
-        if self.rng.bool() && self.plan.failing != Failing::Silently {
-            self.lose_power();
-        }
-        self.perhaps_lose_journal();
-    }
-
-    /// Now and then the journal is gone when the next daemon starts.
-    fn perhaps_lose_journal(&mut self) {
-        if self.plan.journal.is_some_and(|journal| journal.lost) && self.rng.u8(0..3) == 0 {
-            self.journal_lost = true;
-        }
-    }
-
-    fn lose_power(&mut self) {
-        self.machine.borrow_mut().loses_power();
-        if let Some(HostJournal::Memory(memory)) = &self.journal {
-            memory.loses_power(&mut self.rng);
-        }
-        self.shared_memory.borrow_mut().loses_power();
-        self.boot = self.rng.u128(..).to_le_bytes();
-        self.failure = Failure::Machine;
-    }
-
     fn is_red(&self) -> bool {
         !self.machine.borrow().violations.is_empty() || !lock(&self.hosts).violations.is_empty()
     }
@@ -500,13 +382,5 @@ impl Life {
         // the end of the life is a death: perhaps while the engine works in the background
         host.env.sleep_ns(rng.u64(1..20_000_000)).await;
         Ok(())
-    }
-}
-
-/// Drains the journal. A full pool, or one that has become read-only, keeps what is there.
-async fn drained(pool: &dyn Serving, well: bool) -> std::result::Result<(), String> {
-    match pool.drain().await {
-        Err(error) if well && error.kind() != ErrorKind::NoSpace => Err(format!("draining failed: {error}")),
-        _ => Ok(()),
     }
 }

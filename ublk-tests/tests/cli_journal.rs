@@ -35,7 +35,16 @@ fn a_journal_survives_a_kill_and_may_move() {
     assert!(figures["acknowledged"].as_u64() > Some(512 << 10) && figures["died"].as_u64() > Some(0), "{figures}");
     let text = place.on_pool("status", []).done();
     assert!(text.contains("JOURNAL OF") && text.contains("in the journal"), "{text}");
+    assert!(text.contains(" %)"), "what share died, and what share was destaged: {text}");
+    let heat: serde_json::Value =
+        serde_json::from_str(&place.on_pool("journal heat", ["--json"]).done()).expect("JSON");
+    let range = &heat[0];
+    assert_eq!((&range["namespace"], &range["first_lba"], &range["lbas"]), (&"db".into(), &0.into(), &512.into()));
+    assert!(range["acknowledged"] == figures["acknowledged"] && range["died"] == figures["died"], "{heat} {figures}");
+    let text = place.on_pool("journal heat", []).done();
+    assert!(text.contains("NAMESPACE") && text.contains("0..512"), "{text}");
     daemon.kill();
+    place.on_pool("journal heat", []).failed(1, "nobody serves");
 
     std::fs::rename(place.path("journal"), place.path("moved")).expect("it is a file");
     place.serve_fails(&place.pool(), "--accept-journal-loss");

@@ -330,3 +330,96 @@ fn a_journal_is_drained_and_removed_while_the_pool_is_served() {
         pool.stop().await.unwrap();
     });
 }
+
+/// Where batches start in a journal's bytes, in the order of their numbers.
+fn batches(bytes: &[u8]) -> Vec<usize> {
+    let starts = (256 << 10..bytes.len()).step_by(4096).filter(|at| bytes[*at..].starts_with(b"PLCb"));
+    let mut numbered: Vec<(u64, usize)> =
+        starts.map(|at| (u64::from_le_bytes(bytes[at + 32..at + 40].try_into().unwrap()), at)).collect();
+    numbered.sort_unstable();
+    numbered.into_iter().map(|(_, at)| at).collect()
+}
+
+#[test]
+fn valid_batches_behind_a_damaged_one_are_recovered_and_the_damage_is_told() {
+    let place = Place::new(64 << 20, 8 << 20, spec(4096));
+    place.live(|_, client, env| async move {
+        commit(&client, 7, 1, 0).await;
+        env.sleep_ns(50_000_000).await;
+        for lba in 0..5 {
+            commit(&client, lba, 1, 1).await;
+        }
+    });
+    let whole = std::fs::read(&place.journal).unwrap();
+    let found = batches(&whole);
+    assert_eq!(found.len(), 5, "a batch a commit");
+    let mut bytes = whole.clone();
+    // in the payload of its only record
+    bytes[found[2] + 64 + 40 + 100] ^= 1;
+    std::fs::write(&place.journal, &bytes).unwrap();
+    place.live(|pool, client, _| async move {
+        let why = pool.status().read_only.unwrap();
+        assert!(why.contains("of the journal") && why.contains("acknowledged"), "{why}");
+        for lba in [0, 1, 3, 4] {
+            expect(&client, lba, 1).await;
+        }
+        let (result, _) = ask(&client, WRITE, 0, 4096, Some(pattern(0, 2))).await;
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::ReadOnly);
+    });
+    // nothing was changed: with the journal as it was all is well
+    std::fs::write(&place.journal, &whole).unwrap();
+    place.live(|pool, client, _| async move {
+        assert_eq!(pool.status().read_only, None);
+        for lba in 0..5 {
+            expect(&client, lba, 1).await;
+        }
+        pool.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_drain_in_a_pool_without_room_says_so_and_loses_nothing() {
+    const LOG: u64 = 512;
+    const BLOCKS: u64 = 8192;
+    let spec = NamespaceSpec { compression: plica::format::Compression::None, ..spec(BLOCKS) };
+    let place = Place::new(24 << 20, 8 << 20, spec);
+    place.live(|pool, client, env| async move {
+        commit(&client, 0, 1, 0).await;
+        env.sleep_ns(50_000_000).await;
+        for lba in 0..LOG {
+            commit(&client, lba, 1, 1).await;
+        }
+        assert!(pool.status().namespaces[0].journal.resident > 1 << 20);
+        let mut filled = 0;
+        for lba in (LOG..BLOCKS).step_by(64) {
+            let data: Vec<u8> = (lba..lba + 64).flat_map(|lba| pattern(lba, 2)).collect();
+            match ask(&client, WRITE, lba * 4096, 64 * 4096, Some(data)).await.0 {
+                Ok(()) => filled += 64,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::NoSpace);
+                    break;
+                }
+            }
+        }
+        assert!(filled < BLOCKS - LOG, "the pool is to be full");
+        assert_eq!(pool.drain_journal().await.unwrap_err().kind(), ErrorKind::NoSpace);
+        for lba in 0..LOG {
+            expect(&client, lba, 1).await;
+        }
+        let discard = ask(&client, RequestKind::Discard, LOG * 4096, (BLOCKS - LOG) * 4096, None).await;
+        discard.0.unwrap();
+        ask(&client, FLUSH, 0, 0, None).await.0.unwrap();
+        pool.drain_journal().await.unwrap();
+        assert_eq!(pool.status().journal.unwrap().resident, 0);
+        for lba in 0..LOG {
+            expect(&client, lba, 1).await;
+        }
+        pool.stop().await.unwrap();
+    });
+    place.live(|pool, client, _| async move {
+        for lba in 0..LOG {
+            expect(&client, lba, 1).await;
+        }
+        pool.stop().await.unwrap();
+    });
+}

@@ -1,0 +1,143 @@
+//! What befalls a life and what is between lives: planned deaths, faults of media, losses of power and of the journal, and
+//! drains of it.
+
+use super::World;
+use crate::error::ErrorKind;
+use crate::format::journal::{JOURNAL_FRONT_BYTES, journal_segment};
+use crate::sim::death::{Death, Point};
+use crate::sim::fault::{Fault, FaultKind};
+use crate::sim::oracle::Failure;
+use crate::sim::plan::{Drains, Failing, SPARED_BYTES};
+use crate::sim::sink::lock;
+use crate::sim::subject::{HostJournal, Serving};
+use crate::units::SegmentId;
+
+/// When a life drains the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drain {
+    Never,
+    Meanwhile,
+    Afterwards,
+}
+
+impl World<'_> {
+    /// Plans a death at some point of the coming life, more often early than late: a third of them while it recovers.
+    pub(super) fn plan_death(&mut self, death: &Death) {
+        let (point, nth) = match self.rng.u8(0..9) {
+            0 => return,
+            1..=3 => ([Point::Submit, Point::Complete][self.rng.usize(0..2)], self.rng.u64(1..=64)),
+            _ => {
+                let magnitude = self.rng.u32(0..14);
+                (Point::ALL[self.rng.usize(0..Point::ALL.len())], self.rng.u64(1..=1 << magnitude))
+            }
+        };
+        death.plan(point, nth, self.rng.usize(0..=1024));
+    }
+
+    /// When the coming life drains the journal.
+    pub(super) fn drain(&mut self) -> Drain {
+        match self.plan.journal.map_or(Drains::Never, |journal| journal.drains) {
+            Drains::Never => Drain::Never,
+            Drains::Always => Drain::Afterwards,
+            Drains::Sometimes => {
+                [Drain::Never, Drain::Never, Drain::Meanwhile, Drain::Afterwards][self.drains.usize(0..4)]
+            }
+        }
+    }
+
+    /// Plans what the media do in the coming life.
+    pub(super) fn plan_faults(&mut self) {
+        let kinds: &[FaultKind] = match self.plan.failing {
+            Failing::Never => return,
+            Failing::Errors => {
+                &[FaultKind::ReadError, FaultKind::WriteError, FaultKind::FlushError, FaultKind::NoSpace]
+            }
+            Failing::Silently => &[FaultKind::BitFlip, FaultKind::Lost, FaultKind::Torn, FaultKind::Misdirected],
+        };
+        let range = if self.plan.failing == Failing::Silently {
+            SPARED_BYTES..self.plan.pool_bytes - SPARED_BYTES
+        } else {
+            0..self.plan.pool_bytes
+        };
+        let mut machine = self.machine.borrow_mut();
+        machine.faults.clear();
+        for _ in 0..self.rng.u32(0..4) {
+            let kind = kinds[self.rng.usize(0..kinds.len())];
+            let magnitude = self.rng.u32(0..9);
+            let skip = self.rng.u64(0..1 << magnitude);
+            let (mut file, mut range, times) = (self.file.0, range.clone(), self.rng.u64(1..=2));
+            // the journal gets half of them: of its front both headers would be more than the format survives
+            if let Some(HostJournal::Block(journal, bytes)) = &self.journal
+                && self.rng.bool()
+            {
+                let spared = if self.plan.failing == Failing::Silently { JOURNAL_FRONT_BYTES } else { 0 };
+                (file, range) = (journal.0, spared..*bytes);
+            }
+            machine.faults.add(Fault { kind, file, range, skip, times });
+        }
+        drop(machine);
+        if self.plan.failing == Failing::Silently {
+            self.damage_memory();
+        }
+    }
+
+    /// Bits of a journal in memory are wrong, more often near the start of a segment, where something is.
+    fn damage_memory(&mut self) {
+        let (Some(HostJournal::Memory(memory)), Some(plan)) = (&self.journal, self.plan.journal) else { return };
+        for _ in 0..self.rng.u32(0..4) {
+            let segment = SegmentId(self.rng.u32(0..plan.segments));
+            let magnitude = self.rng.u32(3..=18);
+            let at = journal_segment(segment) + self.rng.u64(0..1 << magnitude);
+            memory.flip(at, 1 << self.rng.u8(0..8));
+        }
+    }
+
+    pub(super) fn after_death(&mut self, power: Option<bool>) {
+        // after a failed flush nobody can know what is durable until the machine starts anew
+        let flush_failed = self.machine.borrow_mut().take_flush_failed();
+        let drawn = self.rng.u8(0..2) == 0;
+        let power = flush_failed || power.unwrap_or(drawn);
+        if !power || self.rng.bool() {
+            self.machine.borrow_mut().daemon_dies();
+            self.shared_memory.borrow().daemon_dies(&mut self.rng);
+        }
+        if power {
+            self.lose_power();
+        }
+        self.perhaps_lose_journal();
+    }
+
+    pub(super) fn after_stop(&mut self) {
+        self.machine.borrow_mut().daemon_ends();
+        lock(&self.hosts).oracle.stopped();
+        if self.rng.bool() && self.plan.failing != Failing::Silently {
+            self.lose_power();
+        }
+        self.perhaps_lose_journal();
+    }
+
+    /// Now and then the journal is gone when the next daemon starts.
+    fn perhaps_lose_journal(&mut self) {
+        if self.plan.journal.is_some_and(|journal| journal.lost) && self.rng.u8(0..3) == 0 {
+            self.journal_lost = true;
+        }
+    }
+
+    fn lose_power(&mut self) {
+        self.machine.borrow_mut().loses_power();
+        if let Some(HostJournal::Memory(memory)) = &self.journal {
+            memory.loses_power(&mut self.rng);
+        }
+        self.shared_memory.borrow_mut().loses_power();
+        self.boot = self.rng.u128(..).to_le_bytes();
+        self.failure = Failure::Machine;
+    }
+}
+
+/// Drains the journal. A full pool, or one that has become read-only, keeps what is there.
+pub(super) async fn drained(pool: &dyn Serving, well: bool) -> std::result::Result<(), String> {
+    match pool.drain().await {
+        Err(error) if well && error.kind() != ErrorKind::NoSpace => Err(format!("draining failed: {error}")),
+        _ => Ok(()),
+    }
+}
