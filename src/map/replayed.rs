@@ -203,7 +203,8 @@ impl Replayed {
     }
 }
 
-/// Keeps the newest change of each LBA of a region.
+/// Keeps the newest change of each LBA of a region. A replay start may then lie above a change that was dropped: the one that
+/// took its place is above it too, so the next replay comes to the same.
 fn reduce(changes: &mut Vec<Change>) {
     let mut newest = vec![(0, Entry::HOLE); REGION_BLOCKS];
     for change in changes.iter() {

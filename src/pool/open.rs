@@ -220,14 +220,25 @@ async fn adopt_staging(
 /// The staging memory of a root's session, if it counts: after an unclean stop, in the same boot.
 ///
 /// # Errors
-/// [`ErrorKind::Busy`] when it should be there and is not, or is another pool file's.
+/// [`ErrorKind::Busy`] when it should be there and is not, or is another pool file's; when a later serve's is there.
 pub(crate) fn find_staged(
     root: &Root,
     staging: &mut dyn StagingStore,
     boot: [u8; 16],
     (device, inode): (u64, u64),
 ) -> Result<Option<Region>> {
+    let expected = StagingHeader { pool: root.pool, session: root.session, boot, device, inode };
     if root.clean || root.boot != boot {
+        // a root is switched before its session serves, and the memory of the session before goes at once
+        if let Some(later) = staging.other_serve(&expected)? {
+            fail!(
+                Busy,
+                "this pool is at an older moment than its last serve: session {:016x} served it in this same boot of the \
+                 machine, its staging file is still there, and the pool knows nothing of it (was a backup put back?). Put \
+                 the newer state of the pool back, or, to go on with the old one, remove the staging file",
+                later.0
+            );
+        }
         return Ok(None);
     }
     let Some(region) = staging.find(root.pool, root.session)? else {
@@ -242,7 +253,6 @@ pub(crate) fn find_staged(
     let mut header = [0; STAGING_HEADER_BYTES];
     region.load_header(&mut header);
     let header = StagingHeader::decode(&header)?;
-    let expected = StagingHeader { pool: root.pool, session: root.session, boot, device, inode };
     if header != expected {
         fail!(
             Busy,

@@ -73,7 +73,7 @@ fn journal(host: &Host) -> Option<Journal> {
 }
 
 async fn open(host: &Host) -> Result<Rc<Pool>> {
-    let staging = SimStaging { memory: host.shared_memory.clone(), death: host.death.clone() };
+    let staging = SimStaging { memory: host.shared_memory.clone(), death: host.death.clone(), newest: None };
     let options = OpenOptions {
         root_key: root_key(),
         boot: host.boot,
@@ -88,7 +88,7 @@ async fn open(host: &Host) -> Result<Rc<Pool>> {
 
 /// What `plica check` would say of the pool as the last daemon left it.
 async fn check_pool(host: &Host) -> Result<()> {
-    let mut staging = SimStaging { memory: host.shared_memory.clone(), death: host.death.clone() };
+    let mut staging = SimStaging { memory: host.shared_memory.clone(), death: host.death.clone(), newest: None };
     let boot = host.boot;
     let staged = move |root: &Root| match find_staged(root, &mut staging, boot, IDENTITY) {
         Ok(None) => Staged::Void,
@@ -244,6 +244,8 @@ impl Serving for ServedPool {
 struct SimStaging {
     memory: Rc<RefCell<SharedMemory>>,
     death: Arc<Death>,
+    /// The session made here: what others left goes when the one before is removed.
+    newest: Option<SessionId>,
 }
 
 impl StagingStore for SimStaging {
@@ -256,7 +258,12 @@ impl StagingStore for SimStaging {
             return Err(Error::new(ErrorKind::Exists, "the staging file exists"));
         };
         region.store_header(&header.encode());
+        self.newest = Some(header.session);
         Ok(region)
+    }
+
+    fn other_serve(&mut self, known: &StagingHeader) -> Result<Option<SessionId>> {
+        Ok(self.memory.borrow().other_serve(known))
     }
 
     fn find(&mut self, pool: PoolId, session: SessionId) -> Result<Option<Region>> {
@@ -266,7 +273,11 @@ impl StagingStore for SimStaging {
     fn remove(&mut self, pool: PoolId, session: SessionId) -> Result<()> {
         // a dead daemon removes nothing
         if self.death.step(super::Point::Store) {
-            self.memory.borrow_mut().remove(pool, session);
+            let mut memory = self.memory.borrow_mut();
+            memory.remove(pool, session);
+            if let Some(newest) = self.newest {
+                memory.sweep(pool, newest);
+            }
         }
         Ok(())
     }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use fastrand::Rng;
 
 use super::death::Death;
+use crate::format::slot::StagingHeader;
 use crate::limits::{SLOT_BYTES, SLOT_COUNT};
-use crate::staging::Region;
+use crate::staging::{Region, was_served};
 use crate::units::{PoolId, SessionId};
 
 /// The directory of staging files.
@@ -44,6 +45,21 @@ impl SharedMemory {
     /// Removes the region of a session.
     pub fn remove(&mut self, pool: PoolId, session: SessionId) {
         self.regions.remove(&(pool.0, session));
+    }
+
+    /// Removes what other sessions than the newest left.
+    pub fn sweep(&mut self, pool: PoolId, newest: SessionId) {
+        self.regions.retain(|(owner, session), _| *owner != pool.0 || *session == newest);
+    }
+
+    /// A session other than the known one that has served the pool and left its region.
+    #[must_use]
+    pub fn other_serve(&self, known: &StagingHeader) -> Option<SessionId> {
+        let others = self.regions.iter().filter(|((pool, session), _)| *pool == known.pool.0 && *session != known.session);
+        let mut served = others.filter(|((_, session), region)| {
+            was_served(region, &StagingHeader { session: *session, ..*known })
+        });
+        served.next().map(|((_, session), _)| *session)
     }
 
     /// How many regions there are.

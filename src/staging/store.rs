@@ -19,7 +19,7 @@ use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
 use super::region::REGION_BYTES;
-use super::{Region, StagingStore};
+use super::{Region, StagingStore, was_served};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::format::slot::{STAGING_HEADER_BYTES, StagingHeader};
@@ -125,6 +125,23 @@ impl StagingStore for RunDirStore {
         Ok(Some(region))
     }
 
+    fn other_serve(&mut self, known: &StagingHeader) -> Result<Option<SessionId>> {
+        let within = |e| Error::io(format!("looking into {}", self.directory.display()), e);
+        let prefix = format!("{}.", known.pool);
+        for entry in self.directory.read_dir().map_err(within)? {
+            let name = entry.map_err(within)?.file_name();
+            let name = name.to_str().filter(|name| name.starts_with(&prefix) && name.ends_with(SUFFIX));
+            let found = name.and_then(|name| served(&self.directory.join(name)));
+            if let Some(found) = found
+                && found == (StagingHeader { session: found.session, ..*known })
+                && found.session != known.session
+            {
+                return Ok(Some(found.session));
+            }
+        }
+        Ok(None)
+    }
+
     fn remove(&mut self, pool: PoolId, session: SessionId) -> Result<()> {
         let path = self.path(pool, session);
         match std::fs::remove_file(&path) {
@@ -139,6 +156,19 @@ impl StagingStore for RunDirStore {
         }
         Ok(())
     }
+}
+
+/// The header of a file that nobody holds, if its session has served.
+fn served(path: &Path) -> Option<StagingHeader> {
+    let file = open_existing(path).ok()?;
+    lock(&file, path).ok()?;
+    if file.metadata().ok()?.len() != REGION_BYTES as u64 {
+        return None;
+    }
+    let region = Region::mapped(map(&file, path).ok()?);
+    let mut bytes = [0; STAGING_HEADER_BYTES];
+    region.load_header(&mut bytes);
+    StagingHeader::decode(&bytes).ok().filter(|header| was_served(&region, header))
 }
 
 fn is_leftover(path: &Path, newest: &StagingHeader, is_unnamed: bool) -> bool {

@@ -21,6 +21,7 @@ pub mod binaries;
 pub mod command;
 pub mod daemon;
 pub mod failure;
+pub mod fuzz;
 pub mod log_writes;
 pub mod scenario;
 pub mod tidy;

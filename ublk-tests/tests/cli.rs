@@ -179,6 +179,63 @@ fn staging_memory_of_another_pool_or_serve_is_refused() {
 }
 
 #[test]
+fn staging_memory_of_another_boot_is_refused() {
+    let place = Place::with_namespace();
+    let daemon = place.serve();
+    write(&place, daemon.uri(), &sample(1 << 20, 9));
+    daemon.kill();
+    let [path] = <[PathBuf; 1]>::try_from(place.staging_files()).unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let mut header = [0; 128];
+    file.read_exact_at(&mut header, 0).unwrap();
+    let own = header;
+    // the boot; a header whose checksum is good
+    header[40] ^= 1;
+    file.write_all_at(&header, 0).unwrap();
+    place.serve_fails(&place.pool(), "checksum");
+    let check = xxhash_rust::xxh3::xxh3_64(&header[..120]).to_le_bytes();
+    header[120..].copy_from_slice(&check);
+    file.write_all_at(&header, 0).unwrap();
+    place.serve_fails(&place.pool(), "belongs to another pool file, boot or serve");
+    file.write_all_at(&own, 0).unwrap();
+    assert_eq!(place.serve().terminate(), 0);
+}
+
+#[test]
+fn a_pool_put_back_to_an_older_moment_is_refused_while_its_last_serve_is_remembered() {
+    let place = Place::with_namespace();
+    let (first, second) = (sample(1 << 20, 10), sample(1 << 20, 11));
+    let daemon = place.serve();
+    write(&place, daemon.uri(), &first);
+    assert_eq!(daemon.terminate(), 0);
+    let backup = std::fs::read(place.pool()).unwrap();
+    let daemon = place.serve();
+    write(&place, daemon.uri(), &second);
+    daemon.kill();
+    let newer = std::fs::read(place.pool()).unwrap();
+
+    // the same file with older content: a clean pool, as far as it knows
+    std::fs::write(place.pool(), &backup).unwrap();
+    place.serve_fails(&place.pool(), "is at an older moment than its last serve");
+    let key = place.key();
+    place.on_pool("namespace create", ["x", "--size", "1M", "--root-key", &key]).failed(1, "at an older moment");
+    assert_eq!(std::fs::read(place.pool()).unwrap(), backup, "nothing was changed");
+    // the newer state is put back
+    std::fs::write(place.pool(), &newer).unwrap();
+    let daemon = place.serve();
+    assert_eq!(read(&place, daemon.uri(), second.len()), second);
+    write(&place, daemon.uri(), &second);
+    daemon.kill();
+    // the old one, on purpose
+    std::fs::write(place.pool(), &backup).unwrap();
+    let [file] = <[PathBuf; 1]>::try_from(place.staging_files()).unwrap();
+    std::fs::remove_file(file).unwrap();
+    let daemon = place.serve();
+    assert_eq!(read(&place, daemon.uri(), first.len()), first);
+    assert_eq!(daemon.terminate(), 0);
+}
+
+#[test]
 fn a_wrong_key_touches_nothing() {
     let place = Place::with_namespace();
     let other = place.text("other-key");

@@ -23,7 +23,7 @@ const EDGES: [u64; 16] = [
 ];
 
 /// An input: a mutated sample with, mostly, its checks made good; now and then noise.
-pub(crate) fn input(corpus: &[Vec<u8>], seal: fn(&mut [u8]), rng: &mut Rng) -> Vec<u8> {
+pub fn input(corpus: &[Vec<u8>], seal: fn(&mut [u8]), rng: &mut Rng) -> Vec<u8> {
     if corpus.is_empty() || rng.u8(..) == 0 {
         let mut noise = vec![0; rng.usize(..5000)];
         rng.fill(&mut noise);

@@ -14,6 +14,8 @@ use plica::frontend::nbd::converse::converse;
 use plica::frontend::nbd::{Export, Exports};
 use plica::units::{NamespaceId, PoolId};
 
+use super::outcome::Outcome;
+
 const SIZE: u64 = 1 << 20;
 
 /// Two exports, so that no name is not enough to find one.
@@ -35,7 +37,7 @@ fn exports() -> Exports {
 
 /// An NBD client's bytes: however they arrive, the server makes the same of them, and it lets nothing through that is
 /// beyond the export.
-pub(crate) fn nbd(bytes: &[u8]) -> bool {
+pub(super) fn nbd(bytes: &[u8]) -> Outcome {
     let exports = exports();
     let whole = converse(&exports, bytes, bytes.len());
     for piece in [1, 13, 28] {
@@ -50,17 +52,26 @@ pub(crate) fn nbd(bytes: &[u8]) -> bool {
         let end = offset.checked_add(u64::from(*len)).expect("an end");
         assert!(end <= SIZE && (*len > 0 || kind == "Flush"), "{kind} of {len} bytes at {offset}");
     }
-    whole.transmission && whole.dropped.is_none()
+    let accepted = whole.transmission && whole.dropped.is_none();
+    let kinds: Vec<_> = whole.accepted.iter().map(|(kind, offset, len)| (kind, offset / 512, len)).collect();
+    let outcome = Outcome::accepted(&(&whole.dropped, whole.transmission, kinds, whole.said.len()));
+    Outcome { accepted, ..outcome }
 }
 
 /// A line on the control socket: what is understood encodes to a line that is understood as the same.
-pub(crate) fn control(bytes: &[u8]) -> bool {
-    let _ = decode_reply(bytes);
-    let Ok(request) = decode_request(bytes) else { return false };
-    let Ok(line) = encode_request(&request) else { return false };
+pub(super) fn control(bytes: &[u8]) -> Outcome {
+    let reply = decode_reply(bytes).map_or_else(|e| Outcome::refused(&e), |reply| Outcome::accepted(&reply));
+    let request = match decode_request(bytes) {
+        Ok(request) => request,
+        Err(error) => {
+            let features = Outcome::refused(&error).features;
+            return Outcome { accepted: false, features: features.into_iter().chain(reply.features).collect() };
+        }
+    };
+    let Ok(line) = encode_request(&request) else { return reply };
     let again = decode_request(&line[..line.len() - 1]).expect("our own line");
     assert_eq!(again, request);
-    true
+    Outcome::accepted(&request)
 }
 
 fn option(out: &mut Vec<u8>, option: u32, data: &[u8]) {
@@ -89,7 +100,7 @@ fn request(out: &mut Vec<u8>, flags: u16, command: u16, offset: u64, len: u32) {
 }
 
 /// Clients that do everything once.
-pub(crate) fn clients() -> Vec<Vec<u8>> {
+pub(super) fn clients() -> Vec<Vec<u8>> {
     let mut modern = 3_u32.to_be_bytes().to_vec();
     option(&mut modern, 3, &[]);
     option(&mut modern, 8, &[]);
@@ -124,7 +135,7 @@ pub(crate) fn clients() -> Vec<Vec<u8>> {
 }
 
 /// Requests as a plica sends them, and a reply.
-pub(crate) fn lines() -> Vec<Vec<u8>> {
+pub(super) fn lines() -> Vec<Vec<u8>> {
     let medium = Medium { device: 2049, inode: 123_456 };
     let info = NamespaceInfo {
         name: "db".into(),
