@@ -55,10 +55,10 @@ impl SharedMemory {
     /// A session other than the known one that has served the pool and left its region.
     #[must_use]
     pub fn other_serve(&self, known: &StagingHeader) -> Option<SessionId> {
-        let others = self.regions.iter().filter(|((pool, session), _)| *pool == known.pool.0 && *session != known.session);
-        let mut served = others.filter(|((_, session), region)| {
-            was_served(region, &StagingHeader { session: *session, ..*known })
-        });
+        let others =
+            self.regions.iter().filter(|((pool, session), _)| *pool == known.pool.0 && *session != known.session);
+        let mut served =
+            others.filter(|((_, session), region)| was_served(region, &StagingHeader { session: *session, ..*known }));
         served.next().map(|((_, session), _)| *session)
     }
 

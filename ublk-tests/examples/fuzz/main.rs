@@ -115,8 +115,7 @@ fn fuzz(target: &Target, options: &Options) -> bool {
                 if corpus.take(&input, &outcome)
                     && let Some(directory) = &options.corpus
                 {
-                    corpus::save(directory, target, &input)
-                        .unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
+                    corpus::save(directory, target, &input).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
                 }
             }
             Err(_) => failed = Some(input),

@@ -50,7 +50,9 @@ impl Write for Limited {
 /// The words and numbers of a text; what it quotes is the input's own.
 fn tokens(text: &str) -> impl Iterator<Item = &str> {
     let unquoted = text.split(['"', '`']).step_by(2);
-    unquoted.flat_map(|part| part.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')).filter(|token| !token.is_empty())
+    unquoted
+        .flat_map(|part| part.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
+        .filter(|token| !token.is_empty())
 }
 
 /// Not a word of ours: a number, in whatever base.
