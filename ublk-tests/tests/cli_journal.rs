@@ -169,7 +169,9 @@ fn damage_in_the_journal_is_named_by_check_scrub_and_dump() {
 
     // 2. the pool has moved on: its journal as it was is an older state
     std::fs::write(&path, &whole).expect("a file");
-    place.on_pool("check", []).failed(1, "older state");
+    let told = place.on_pool("check", []);
+    assert!(told.out.contains("older state"), "{}", told.out);
+    told.failed(1, "no LBA is hurt");
 }
 
 #[test]

@@ -343,19 +343,22 @@ fn batches(bytes: &[u8]) -> Vec<usize> {
 #[test]
 fn valid_batches_behind_a_damaged_one_are_recovered_and_the_damage_is_told() {
     let place = Place::new(64 << 20, 8 << 20, spec(4096));
-    place.live(|_, client, env| async move {
-        commit(&client, 7, 1, 0).await;
-        env.sleep_ns(50_000_000).await;
+    place.live(|pool, client, env| async move {
+        // until a root marks its leaf it goes past the journal
+        while pool.status().namespaces[0].journal.acknowledged == 0 {
+            commit(&client, 7, 1, 0).await;
+            env.sleep_ns(10_000_000).await;
+        }
         for lba in 0..5 {
             commit(&client, lba, 1, 1).await;
         }
     });
     let whole = std::fs::read(&place.journal).unwrap();
     let found = batches(&whole);
-    assert_eq!(found.len(), 5, "a batch a commit");
+    assert!(found.len() >= 6, "a batch a commit: {found:?}");
     let mut bytes = whole.clone();
     // in the payload of its only record
-    bytes[found[2] + 64 + 40 + 100] ^= 1;
+    bytes[found[found.len() - 3] + 64 + 40 + 100] ^= 1;
     std::fs::write(&place.journal, &bytes).unwrap();
     place.live(|pool, client, _| async move {
         let why = pool.status().read_only.unwrap();
