@@ -54,7 +54,7 @@ fn command(args: &[&str]) -> Result<()> {
             let pool = Pool::at(*pool, *directory);
             let (daemon, device) = scenario::serve(&pool)?;
             let found = Device::open(&device)?.find(&plan(seed, blocks)?)?;
-            let journal = &pool.status()?["journal"];
+            let journal = &pool.status()?["pool"]["journal"];
             if let (Some(kind), Some(resident)) = (journal["kind"].as_str(), journal["resident"].as_u64()) {
                 println!("journal {kind} {resident}");
             }
