@@ -33,6 +33,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("guest {}: {failure}", args.join(" "));
+            // why a device gave an error, its daemon knows
+            let logs = args.iter().filter_map(|arg| std::fs::read_to_string(Path::new(arg).join("daemon.log")).ok());
+            logs.for_each(|log| eprintln!("--- daemon.log\n{log}"));
             ExitCode::FAILURE
         }
     }
