@@ -86,6 +86,12 @@ impl Pool {
         self
     }
 
+    /// Whether it is made with a journal.
+    #[must_use]
+    pub fn has_journal(&self) -> bool {
+        !self.options.is_empty()
+    }
+
     /// Makes a root key, the pool and its namespaces; `size` of a new file, none for a device.
     ///
     /// # Errors

@@ -33,6 +33,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("guest {}: {failure}", args.join(" "));
+            // why a device gave an error, its daemon knows
+            let logs = args.iter().filter_map(|arg| std::fs::read_to_string(Path::new(arg).join("daemon.log")).ok());
+            logs.for_each(|log| eprintln!("--- daemon.log\n{log}"));
             ExitCode::FAILURE
         }
     }
@@ -54,7 +57,7 @@ fn command(args: &[&str]) -> Result<()> {
             let pool = Pool::at(*pool, *directory);
             let (daemon, device) = scenario::serve(&pool)?;
             let found = Device::open(&device)?.find(&plan(seed, blocks)?)?;
-            let journal = &pool.status()?["journal"];
+            let journal = &pool.status()?["pool"]["journal"];
             if let (Some(kind), Some(resident)) = (journal["kind"].as_str(), journal["resident"].as_u64()) {
                 println!("journal {kind} {resident}");
             }

@@ -37,6 +37,9 @@ pub fn cut(log: &Log, image: &File, at: usize, mut keep: Keep) -> Result<Tally> 
     ensure(at <= entries.len(), || format!("a cut at {at} in a log of {}", entries.len()))?;
     let covered = entries[..at].iter().rposition(|e| e.flags.is_flush()).map_or(0, |flush| flush + 1);
     let end = entries[at..].iter().position(|e| e.flags.is_flush()).map_or(entries.len(), |flush| at + flush);
+    // forced writes that follow each other depend on each other: only the first one can have been under way
+    let mut forced = entries[at..end].iter().enumerate().filter(|(_, e)| e.flags.is_forced());
+    let end = forced.nth(1).map_or(end, |(second, _)| at + second);
     refuse_ambiguity(&entries[..end])?;
     let mut tally = Tally::default();
     for (index, entry) in entries[..end].iter().enumerate().filter(|(_, e)| e.sector_count > 0) {
