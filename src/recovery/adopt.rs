@@ -96,6 +96,8 @@ fn complete_slot(
     let own = BatchHeader::decode(&bytes, &place).and_then(|own| own.matches(&walked).map(|()| own));
     if !own.is_ok_and(|own| own.length == header.length && own.session == root.session) {
         bytes[..BATCH_HEADER_BYTES].copy_from_slice(&header.encode(&place));
+        // numbers or a count that no batch can have are damage of the slot
+        BatchHeader::decode(&bytes, &place)?;
     }
     Ok((place, bytes))
 }

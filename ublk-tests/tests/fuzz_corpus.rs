@@ -30,3 +30,11 @@ fn kept_inputs_are_those_of_a_target_and_named_after_their_bytes() {
         }
     }
 }
+
+/// Found by fuzzing: adoption put a header before such a slot's records that no decoder would take.
+#[test]
+fn a_slot_with_numbers_that_no_batch_has_is_refused() {
+    let staging = TARGETS.iter().find(|target| target.name == "staging").unwrap();
+    let outcome = (staging.run)(include_bytes!("data/slot-numbers-that-no-batch-has.bin"));
+    assert!(!outcome.accepted);
+}
