@@ -201,6 +201,14 @@ impl Serving for ServedPool {
         })
     }
 
+    fn scrub(&self) -> Result<()> {
+        self.pool.core().scrub.start(64 << 20)
+    }
+
+    fn scrub_damage(&self) -> u64 {
+        self.pool.core().scrub.status().damaged
+    }
+
     fn is_persistent(&self, namespace: usize, bytes: &Range<u64>) -> bool {
         let core = self.pool.core();
         // a reply may come from within a step of the core
@@ -235,6 +243,7 @@ impl Serving for ServedPool {
             ("summaries durable", sealed as u64),
             ("full images", u64::from(state.root.image > 0)),
             ("journal segments destaged", core.tier0.as_ref().map_or(0, |tier0| tier0.destaged_segments.get())),
+            ("segments scrubbed", u64::from(core.scrub.status().segments_done)),
             ("journal batches", core.tier0.as_ref().map_or(0, |tier0| tier0.persists.get())),
         ]
     }

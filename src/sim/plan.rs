@@ -111,6 +111,8 @@ pub struct Plan {
     pub failing: Failing,
     /// The clock jumps ahead now and then, as that of a machine that was suspended or stopped.
     pub clock_jumps: bool,
+    /// Each daemon scrubs the pool while its hosts write.
+    pub scrubs: bool,
     /// The pool's journal, if it has one.
     pub journal: Option<JournalPlan>,
     /// Print every event.
@@ -211,7 +213,19 @@ impl Plan {
         let (deaths, failing, journal) = (Vec::new(), Failing::Never, JournalPlan::draw(&mut rng));
         // not drawn: what else a seed decides stays as it was
         let clock_jumps = xxhash_rust::xxh3::xxh3_64(&seed.to_le_bytes()).is_multiple_of(4);
-        Self { seed, pool_bytes, namespaces, lives, habits, deaths, failing, clock_jumps, journal, verbose: false }
+        Self {
+            seed,
+            pool_bytes,
+            namespaces,
+            lives,
+            habits,
+            deaths,
+            failing,
+            clock_jumps,
+            scrubs: false,
+            journal,
+            verbose: false,
+        }
     }
 
     /// A run so short that it can be made once for each of its steps.
@@ -259,6 +273,7 @@ impl Plan {
             deaths,
             failing,
             clock_jumps: false,
+            scrubs: false,
             journal,
             verbose: false,
         }

@@ -79,6 +79,17 @@ pub trait Serving {
     fn drain(&self) -> Local<Result<()>> {
         Box::pin(async { Ok(()) })
     }
+    /// Begins to read back and verify everything in use, if it can.
+    ///
+    /// # Errors
+    /// One is on its way.
+    fn scrub(&self) -> Result<()> {
+        Ok(())
+    }
+    /// Damaged places that this has found so far.
+    fn scrub_damage(&self) -> u64 {
+        0
+    }
     /// Whether what these bytes of a namespace hold now was durable as soon as it was acknowledged: all of it is in a
     /// persistent journal. Then whatever was acknowledged of them is durable, or something that replaced it is.
     fn is_persistent(&self, _namespace: usize, _bytes: &Range<u64>) -> bool {

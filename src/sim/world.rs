@@ -86,6 +86,8 @@ struct Life {
     verify: bool,
     stop: bool,
     drain: Drain,
+    /// It scrubs the pool meanwhile.
+    scrubs: bool,
     /// Media are well: draining a journal fails for want of space only.
     well: bool,
     serving: Rc<RefCell<Option<Rc<dyn Serving>>>>,
@@ -250,6 +252,7 @@ impl<'a> World<'a> {
             verify,
             stop,
             drain: self.drain(),
+            scrubs: self.plan.scrubs,
             well: self.plan.failing == Failing::Never,
             serving: serving.clone(),
             opening: opening.clone(),
@@ -340,7 +343,7 @@ impl<'a> World<'a> {
 
 impl Life {
     async fn live(self, open: Local<Result<Rc<dyn Serving>>>) -> Result<()> {
-        let Self { host, desk, habits, failure, verify, stop, drain, well, serving, opening, mut rng } = self;
+        let Self { host, desk, habits, failure, verify, stop, drain, scrubs, well, serving, opening, mut rng } = self;
         let pool = open.await?;
         if host.death.is_dead() {
             return Ok(());
@@ -359,6 +362,9 @@ impl Life {
             let torn = lock(&desk.hosts).oracle.check_atoms();
             desk.hold(&host.death, torn);
         }
+        if scrubs {
+            pool.scrub()?;
+        }
         let clients: Vec<_> = (0..habits.clients)
             .map(|_| {
                 let client = client(host.env.clone(), desk.clone(), targets.clone(), habits.clone(), rng.fork());
@@ -373,6 +379,12 @@ impl Life {
         }
         if drain == Drain::Afterwards {
             desk.hold(&host.death, drained(&*pool, well).await);
+        }
+        if well && pool.scrub_damage() > 0 {
+            desk.hold(
+                &host.death,
+                Err(format!("a scrub of media that are well found {} damaged", pool.scrub_damage())),
+            );
         }
         desk.hold(&host.death, pool.audit());
         if stop {

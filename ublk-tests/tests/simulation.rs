@@ -77,6 +77,20 @@ fn media_that_damage_silently() {
     green_all(0..count, |seed| Plan::failing(seed, Failing::Silently));
 }
 
+/// A scrub of media that are well finds nothing, whatever hosts, cleaner, deaths and a clock that jumps do meanwhile; of media
+/// that fail it reports what it finds, and nothing goes wrong with what hosts read.
+#[test]
+fn scrubs_while_hosts_write_and_clocks_jump() {
+    let mut scrubbed = 0;
+    for seed in 0..90 {
+        let failing = [Failing::Never, Failing::Errors, Failing::Silently][usize::try_from(seed % 3).unwrap_or(0)];
+        let report = green(&Plan { scrubs: true, clock_jumps: true, failing, ..Plan::of(seed) });
+        scrubbed += report.marks.get("segments scrubbed").copied().unwrap_or(0);
+    }
+    println!("90 seeds: {scrubbed} segments scrubbed");
+    assert!(scrubbed > 900, "{scrubbed} segments scrubbed");
+}
+
 /// Runs every plan of a sweep on all processors.
 fn swept(plan: &Plan, steps: Steps, stride: u64) {
     let plans = sweep(&Engine::new(), plan, steps, stride).unwrap_or_else(|red| panic!("{red}"));
