@@ -7,7 +7,7 @@
 //! What does not verify is logged and listed in the status, with the LBAs it hurts. A leaf of the map that is in memory
 //! is written anew, and so is a full image: damage of the map that is found in time is mended.
 //!
-//! The segments of a journal come after those of the pool ([`super::scrub_journal`]).
+//! The segments of a journal come after those of the pool (`scrub_journal`).
 //!
 //! **Invariants.** Reads only (but for what it mends, which goes the way of all leaves). Its segment is pinned, so it is
 //! not reused meanwhile (I2). Bounded: one segment in memory, a bounded list of damage (I10). **Failure** to read a piece
