@@ -117,9 +117,11 @@ impl Core {
 
     /// Whether there is nothing to wait for: all is known, and nothing would gain anything.
     pub(super) fn is_hopeless(&self) -> bool {
-        let segments = &self.state.borrow().log.segments;
+        let state = self.state.borrow();
+        let segments = &state.log.segments;
         let now = (segments.drops(), segments.available());
-        !self.cleaner.counting.get() && (!segments.usage_known() || self.cleaner.hopeless_at.get() == Some(now))
+        state.accounts.is_settled()
+            && !self.cleaner.counting.get() && (!segments.usage_known() || self.cleaner.hopeless_at.get() == Some(now))
     }
 
     fn give_up_cleaning(&self) {
@@ -129,8 +131,9 @@ impl Core {
 
     fn should_clean(&self) -> bool {
         let (known, available) = {
-            let segments = &self.state.borrow().log.segments;
-            (segments.usage_known(), segments.available())
+            let state = self.state.borrow();
+            // what was discarded is not worth a look at its segment
+            (state.log.segments.usage_known() && state.accounts.is_settled(), state.log.segments.available())
         };
         let ends = self.stopping.get() && self.active.get() == 0;
         known
@@ -367,9 +370,7 @@ impl Core {
             survey.total += u32::from(count);
             let taken = (record_bytes(usize::from(stored)) + SUMMARY_ENTRY_BYTES) as u64;
             survey.bytes += taken;
-            if self.know_fragment(&record).await.is_err() {
-                continue;
-            }
+            let Ok(_known) = self.know_fragment(&record).await else { continue };
             let live = self.live_blocks(&record);
             if live == 0 {
                 continue;

@@ -92,6 +92,7 @@ impl Core {
         spawner.spawn(self.clone().run_counter_roots()).detach();
         spawner.spawn(self.clone().run_preparation()).detach();
         spawner.spawn(self.clone().count_usage()).detach();
+        spawner.spawn(self.clone().run_accounting()).detach();
         spawner.spawn(self.clone().run_scrub()).detach();
         spawner.spawn(self.clone().run_cleaner()).detach();
         if self.tier0.is_some() {
@@ -263,8 +264,9 @@ impl Core {
         let mut skipped = request.offset % u64::from(BLOCK_SIZE);
         let mut left = request.len;
         for lba in (start..end).map(Lba) {
-            self.know(id, LbaRange { start: lba, count: 1 }).await?;
+            let known = self.know(id, LbaRange { start: lba, count: 1 }).await?;
             let data = self.state.borrow().namespace(id)?.directory.get(lba) != Entry::HOLE;
+            drop(known);
             let len = (u64::from(BLOCK_SIZE) - std::mem::take(&mut skipped)).min(left);
             left -= len;
             match extents.last_mut() {

@@ -6,7 +6,8 @@
 //!                         ├─► discard (CLEAR records)      └─ flush: durability of batches
 //!                         └─► partial (sub-block writes by compare)
 //!   tier 0 (if there is a journal): small hot writes ─► persisted, a group at a time ─► acknowledge
-//!   background: batch timer · leaf write-back and roots (checkpoint) · usage count · cleaner (clean, relocate, unpack)
+//!   background: batch timer · leaf write-back and roots (checkpoint) · usage count · accounts of discarded leaves
+//!               · cleaner (clean, relocate, unpack)
 //! ```
 //!
 //! **Invariants.** All of I1–I12; each file cites those it upholds. Mutable state is in one [`State`] that is borrowed
@@ -17,6 +18,7 @@
 //!
 //! **Not here:** opening and recovery (`recovery`, `pool`), protocols (`frontend`).
 
+mod account;
 mod bulk;
 mod checkpoint;
 mod clean;
@@ -33,6 +35,7 @@ mod prepare;
 mod read;
 mod relocate;
 pub mod request;
+mod resident;
 mod room;
 pub mod scrub;
 mod seal_segment;
@@ -46,6 +49,8 @@ mod write;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+pub use account::Accounts;
+pub use discard::covers;
 pub use latch::Latch;
 pub use state::{Namespace, RootState, State};
 pub use stats::{NamespaceStats, Stats};
@@ -115,6 +120,8 @@ pub struct Core {
     durable: Notify,
     /// A leaf was loaded, or could not be.
     loaded: Notify,
+    /// The map let go of leaves.
+    pub(crate) detached: Notify,
     /// The first record of a host batch was appended.
     batch_begun: Notify,
     /// Segments are running out, or the replay window is large.
@@ -167,6 +174,7 @@ impl Core {
             space: Notify::default(),
             durable: Notify::default(),
             loaded: Notify::default(),
+            detached: Notify::default(),
             batch_begun: Notify::default(),
             checkpoint_wanted: Notify::default(),
             preparation_wanted: Notify::default(),

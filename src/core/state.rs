@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::account::Accounts;
 use super::stats::NamespaceStats;
 use crate::codec::Sealer;
 use crate::error::{Error, ErrorKind, Result};
@@ -16,7 +17,7 @@ use crate::format::root::{LeafImage, Lifetime, WindowSession};
 use crate::format::{Entry, Tier};
 use crate::limits::BLOCK_SIZE;
 use crate::log::Log;
-use crate::map::{Directory, DirtyQueue, Leaf};
+use crate::map::{Clock, Directory, DirtyQueue};
 use crate::units::{Generation, Lba, NamespaceId, OpNo, SegmentId};
 
 /// A namespace while its pool is open.
@@ -76,6 +77,12 @@ pub struct State {
     pub namespaces: BTreeMap<NamespaceId, Namespace>,
     /// Dirty leaves.
     pub dirty: DirtyQueue,
+    /// Of the dirty leaves, those that are holes: they take no memory, and no record to be written back.
+    pub holes: usize,
+    /// Leaves in memory.
+    pub clock: Clock,
+    /// Leaves that the map has let go of.
+    pub accounts: Accounts,
     /// Roots.
     pub root: RootState,
     /// The namespace table as it is on media.
@@ -100,28 +107,21 @@ impl State {
     /// Changes one map entry, for operation `op` that was appended in the same step (I12).
     pub fn set(&mut self, id: NamespaceId, lba: Lba, entry: Entry, op: OpNo) {
         let Some(namespace) = self.namespaces.get_mut(&id) else { return };
-        let (old, became_dirty) = namespace.directory.set(lba, entry, op);
-        if became_dirty {
-            self.dirty.push(id, crate::map::leaf_of(lba), op);
+        let Some(change) = namespace.directory.set(lba, entry, op) else { return };
+        let leaf = crate::map::leaf_of(lba);
+        if change.became_dirty {
+            self.dirty.push(id, leaf, op);
         }
+        self.holes -= usize::from(change.was_dirty_hole);
         self.dirty.count_changes(1);
         let on_journal = |entry: Entry| u64::from(entry.tier() == Some(Tier::Pmem));
         namespace.on_journal += on_journal(entry);
-        namespace.on_journal -= on_journal(old);
-        namespace.stats.journal_left.add(on_journal(old) * u64::from(BLOCK_SIZE));
+        namespace.on_journal -= on_journal(change.old);
+        namespace.stats.journal_left.add(on_journal(change.old) * u64::from(BLOCK_SIZE));
         self.log.add_live(entry);
-        self.log.drop_live(old, op);
-    }
-
-    /// A leaf came from media: it is known from now on, and what it points to is live.
-    pub fn install_leaf(&mut self, id: NamespaceId, leaf: u32, loaded: Leaf) {
-        let Some(namespace) = self.namespaces.get_mut(&id) else { return };
-        let Some(slot) = namespace.directory.slot_mut(leaf) else { return };
-        if slot.leaf.is_none() {
-            let on_journal = loaded.entries.iter().filter(|entry| entry.tier() == Some(Tier::Pmem)).count();
-            namespace.on_journal += on_journal as u64;
-            loaded.entries.iter().for_each(|entry| self.log.add_live(*entry));
-            slot.leaf = Some(loaded);
+        self.log.drop_live(change.old, op);
+        if change.became_resident {
+            self.admit(id, leaf);
         }
     }
 

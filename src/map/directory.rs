@@ -6,20 +6,22 @@ use crate::format::root::LeafImage;
 use crate::limits::LEAF_ENTRIES;
 use crate::units::{Lba, LbaRange, OpNo};
 
+/// The entries of a leaf.
+pub type Entries = Box<[Entry; LEAF_ENTRIES]>;
+
 /// A leaf in memory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Leaf {
-    /// Its entries.
-    pub entries: Box<[Entry; LEAF_ENTRIES]>,
+    /// Its entries; `None` when all are holes, which takes no memory.
+    pub entries: Option<Entries>,
     /// The first operation that changed it since its newest image; `None` when clean.
     pub dirty_since: Option<OpNo>,
 }
 
 impl Leaf {
-    /// A leaf of holes.
-    #[must_use]
-    pub fn empty() -> Self {
-        Self { entries: Box::new([Entry::HOLE; LEAF_ENTRIES]), dirty_since: None }
+    /// Its entries, if it has any.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().flat_map(|entries| entries.iter())
     }
 }
 
@@ -32,6 +34,64 @@ pub struct LeafSlot {
     pub leaf: Option<Leaf>,
     /// The durable root calls it journaled: blocks of it may be written to tier 0.
     pub takes_journal: bool,
+    /// What it points to is counted in the usage of segments. Once counted it stays so, in memory or not.
+    pub counted: bool,
+    /// It was used since the clock came by: it stays in memory for another round.
+    pub used: bool,
+    /// The clock knows it.
+    pub on_clock: bool,
+    /// Steps under way that need it in memory.
+    pub pins: u32,
+}
+
+impl LeafSlot {
+    /// Whether its entries are in memory.
+    #[must_use]
+    pub fn is_resident(&self) -> bool {
+        self.leaf.as_ref().is_some_and(|leaf| leaf.entries.is_some())
+    }
+
+    /// Whether it holds nothing, in memory or on media. A leaf that was let go of and not yet written back is such a hole,
+    /// whatever its image says.
+    #[must_use]
+    pub fn is_hole(&self) -> bool {
+        match &self.leaf {
+            Some(leaf) => leaf.entries.is_none(),
+            None => self.image.entry == Entry::HOLE,
+        }
+    }
+
+    /// Whether it is a hole that roots do not know of.
+    #[must_use]
+    pub fn is_dirty_hole(&self) -> bool {
+        self.leaf.as_ref().is_some_and(|leaf| leaf.entries.is_none() && leaf.dirty_since.is_some())
+    }
+
+    /// Whether a full image tells of it: a hole only when it is journaled.
+    #[must_use]
+    pub fn is_in_image(&self) -> bool {
+        self.image.journaled || (self.image.entry != Entry::HOLE && !self.is_dirty_hole())
+    }
+
+    /// Whether it may leave memory: it is clean, and nobody needs it now.
+    #[must_use]
+    pub fn is_evictable(&self) -> bool {
+        let clean = self.leaf.as_ref().is_some_and(|leaf| leaf.dirty_since.is_none());
+        clean && self.pins == 0 && self.image.entry != Entry::HOLE
+    }
+}
+
+/// What [`Directory::set`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The entry before.
+    pub old: Entry,
+    /// The leaf was clean.
+    pub became_dirty: bool,
+    /// The leaf had no memory.
+    pub became_resident: bool,
+    /// The leaf was a hole that roots do not know of.
+    pub was_dirty_hole: bool,
 }
 
 /// The directory of a namespace.
@@ -95,25 +155,37 @@ impl Directory {
     #[must_use]
     pub fn get(&self, lba: Lba) -> Entry {
         let leaf = self.slot(leaf_of(lba)).and_then(|slot| slot.leaf.as_ref());
-        leaf.map_or(Entry::HOLE, |leaf| leaf.entries[index_of(lba)])
+        leaf.and_then(|leaf| leaf.entries.as_ref()).map_or(Entry::HOLE, |entries| entries[index_of(lba)])
     }
 
-    /// Changes the entry of an LBA whose leaf is known. Returns the old entry, and whether the leaf became dirty.
-    pub fn set(&mut self, lba: Lba, entry: Entry, op: OpNo) -> (Entry, bool) {
-        let Some(slot) = self.slots.get_mut(leaf_of(lba) as usize) else { return (Entry::HOLE, false) };
-        let leaf = slot.leaf.get_or_insert_with(Leaf::empty);
-        let old = std::mem::replace(&mut leaf.entries[index_of(lba)], entry);
+    /// Changes the entry of an LBA whose leaf is known. `None` beyond the end, where nothing changes.
+    pub fn set(&mut self, lba: Lba, entry: Entry, op: OpNo) -> Option<Change> {
+        let slot = self.slots.get_mut(leaf_of(lba) as usize)?;
+        debug_assert!(slot.leaf.is_some() || slot.image.entry == Entry::HOLE, "a leaf is changed that is not known");
+        let was_dirty_hole = slot.is_dirty_hole();
+        // what a leaf in memory points to is counted
+        slot.counted = true;
+        slot.used = true;
+        let leaf = slot.leaf.get_or_insert_default();
+        let became_resident = leaf.entries.is_none();
+        let entries = leaf.entries.get_or_insert_with(|| Box::new([Entry::HOLE; LEAF_ENTRIES]));
+        let old = std::mem::replace(&mut entries[index_of(lba)], entry);
         let became_dirty = leaf.dirty_since.is_none();
         if became_dirty {
             leaf.dirty_since = Some(op);
         }
-        (old, became_dirty)
+        Some(Change { old, became_dirty, became_resident, was_dirty_hole })
     }
 
-    /// Whether an LBA range has nothing in memory nor on media.
+    /// Whether a leaf has nothing in memory nor on media.
     #[must_use]
     pub fn is_hole(&self, leaf: u32) -> bool {
-        self.slot(leaf).is_none_or(|slot| slot.leaf.is_none() && slot.image.entry == Entry::HOLE)
+        self.slot(leaf).is_none_or(LeafSlot::is_hole)
+    }
+
+    /// Takes all slots out: the namespace is no more.
+    pub fn into_slots(self) -> impl Iterator<Item = (u32, LeafSlot)> {
+        self.slots.into_iter().enumerate().map(|(i, slot)| (u32::try_from(i).unwrap_or(u32::MAX), slot))
     }
 }
 
@@ -125,11 +197,28 @@ mod tests {
     fn first_change_makes_a_leaf_dirty_once() {
         let mut directory = Directory::new(1024);
         assert_eq!(directory.get(Lba(513)), Entry::HOLE);
-        assert_eq!(directory.set(Lba(513), Entry(5), OpNo(7)), (Entry::HOLE, true));
-        assert_eq!(directory.set(Lba(514), Entry(6), OpNo(8)), (Entry::HOLE, false));
+        let first = Change { old: Entry::HOLE, became_dirty: true, became_resident: true, was_dirty_hole: false };
+        assert_eq!(directory.set(Lba(513), Entry(5), OpNo(7)), Some(first));
+        let second = Change { became_dirty: false, became_resident: false, ..first };
+        assert_eq!(directory.set(Lba(514), Entry(6), OpNo(8)), Some(second));
         assert_eq!(directory.get(Lba(513)), Entry(5));
         assert_eq!(directory.slot(1).and_then(|s| s.leaf.as_ref()).and_then(|l| l.dirty_since), Some(OpNo(7)));
         assert!(directory.is_hole(0) && !directory.is_hole(1));
-        assert_eq!(directory.set(Lba(5000), Entry(6), OpNo(8)), (Entry::HOLE, false), "beyond the end nothing changes");
+        assert_eq!(directory.set(Lba(5000), Entry(6), OpNo(8)), None, "beyond the end nothing changes");
+    }
+
+    #[test]
+    fn a_leaf_let_go_of_is_known_to_be_a_hole_whatever_its_image_says() {
+        let mut directory = Directory::new(1024);
+        let slot = directory.slot_mut(0).unwrap();
+        slot.image.entry = Entry(5);
+        assert!(directory.needs_load(0) && !directory.is_hole(0));
+        let slot = directory.slot_mut(0).unwrap();
+        slot.leaf = Some(Leaf { entries: None, dirty_since: Some(OpNo(3)) });
+        assert!(slot.is_dirty_hole() && !slot.is_evictable());
+        assert!(directory.is_hole(0) && !directory.needs_load(0));
+        assert_eq!(directory.get(Lba(9)), Entry::HOLE);
+        let change = directory.set(Lba(9), Entry(7), OpNo(4)).unwrap();
+        assert!(change.was_dirty_hole && change.became_resident && !change.became_dirty);
     }
 }

@@ -71,7 +71,8 @@ impl Pool {
         Ok(entry)
     }
 
-    /// Destroys a namespace: its wrapped key first (crypto-erase), then its map. Its space comes free in time.
+    /// Destroys a namespace: its wrapped key first (crypto-erase), then its map. Its space comes free in
+    /// the background.
     ///
     /// # Errors
     /// No such namespace, or the medium failed.
@@ -86,15 +87,9 @@ impl Pool {
         let state = &mut *guard;
         let Some(namespace) = state.namespaces.remove(&id) else { return Ok(()) };
         namespace.size.store(0, Ordering::Release);
-        let now = state.log.last_op();
-        for (_, slot) in namespace.directory.iter() {
-            let entries = slot.leaf.iter().flat_map(|leaf| leaf.entries.iter());
-            entries.for_each(|entry| state.log.drop_live(*entry, now));
-            state.root.release.extend(slot.image.entry.segment());
-        }
-        state.root.directory.retain(|(owner, _), _| *owner != id);
-        state.root.marks.retain(|(owner, _)| *owner != id);
-        state.dirty.forget(id);
+        state.detach_all(id, namespace.directory.into_slots());
+        drop(guard);
+        self.core.detached.notify_all();
         Ok(())
     }
 

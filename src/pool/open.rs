@@ -11,7 +11,7 @@ use super::journal::{JournalFound, PoolJournal, find_journal, lose_journal};
 use crate::canary::{self, Rule};
 use crate::codec::{CodecPool, Sealer};
 use crate::core::request::{NamespaceClient, Request};
-use crate::core::{Core, Namespace, NamespaceStats, ReplayBounds, RootState, State};
+use crate::core::{Accounts, Core, Namespace, NamespaceStats, ReplayBounds, RootState, State};
 use crate::env::{Env, Mailbox, mailbox};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
@@ -24,7 +24,7 @@ use crate::keys::{RootKey, unwrap, verify_key_check};
 use crate::limits::BLOCK_SIZE;
 use crate::log::segments::SummaryState;
 use crate::log::{Log, SegmentTable, StreamKind};
-use crate::map::{Directory, DirtyQueue};
+use crate::map::{Clock, Directory, DirtyQueue};
 use crate::media::Media;
 use crate::recovery::{self, Directories, Known, Recovered, RecoveredJournal, RecoveredSegment};
 use crate::staging::{Region, StagingStore};
@@ -347,6 +347,9 @@ fn build_state(
         log,
         namespaces,
         dirty: DirtyQueue::default(),
+        holes: 0,
+        clock: Clock::new(options.bounds.leaves_max),
+        accounts: Accounts::default(),
         root: root_state,
         table,
         loading: BTreeSet::new(),
