@@ -39,6 +39,15 @@ pub enum Command {
         /// Which.
         name: String,
     },
+    /// Give a namespace another size.
+    NamespaceResize {
+        /// Which.
+        name: String,
+        /// Bytes.
+        size: u64,
+        /// Discard what is beyond a smaller size.
+        force: bool,
+    },
     /// Serve a namespace.
     NamespaceServe {
         /// Which.

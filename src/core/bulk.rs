@@ -86,8 +86,10 @@ impl Core {
             let Some(directory) = state.namespaces.get(&id).map(|n| &n.directory) else { continue };
             let Some(slot) = directory.slot(leaf).filter(|_| directory.needs_load(leaf)) else { continue };
             let image = slot.image;
-            let staged =
-                image.entry.location().is_none_or(|l| state.log.batches.staged(l.tier(), l.segment, l.granule).is_some());
+            let staged = image
+                .entry
+                .location()
+                .is_none_or(|l| state.log.batches.staged(l.tier(), l.segment, l.granule).is_some());
             if !staged && state.loading.insert((id, leaf)) {
                 match self.wanted(state, (id, leaf), image, OpNo(0)) {
                     Some(wanted) => all.push(wanted),

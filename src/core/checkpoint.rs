@@ -120,7 +120,7 @@ impl Core {
     ///
     /// # Errors
     /// As [`Core::checkpoint`].
-    pub(crate) async fn checkpoint_all(self: &Rc<Self>, clean: bool) -> Result<()> {
+    pub async fn checkpoint_all(self: &Rc<Self>, clean: bool) -> Result<()> {
         self.begin_checkpoint().await;
         let _running = Running(self);
         self.switch_all(clean).await
@@ -372,6 +372,7 @@ impl Core {
         reclaim(&mut state);
         drop(state);
         self.stats.roots.add(1);
+        self.mind_fullness();
         self.space.notify_all();
     }
 

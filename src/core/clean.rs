@@ -121,7 +121,8 @@ impl Core {
         let segments = &state.log.segments;
         let now = (segments.drops(), segments.available());
         state.accounts.is_settled()
-            && !self.cleaner.counting.get() && (!segments.usage_known() || self.cleaner.hopeless_at.get() == Some(now))
+            && !self.cleaner.counting.get()
+            && (!segments.usage_known() || self.cleaner.hopeless_at.get() == Some(now))
     }
 
     fn give_up_cleaning(&self) {
@@ -422,12 +423,12 @@ impl Core {
 }
 
 /// Blocks of a segment that was not read since the pool was opened: compressed two to one.
-fn usual_blocks(segment_bytes: u32) -> u32 {
+pub(super) fn usual_blocks(segment_bytes: u32) -> u32 {
     segment_bytes / BLOCK_SIZE * 2
 }
 
 /// The live part of a segment: of what can be dropped from it, and of its space.
-fn live_share(info: &SegmentInfo, usual: u32, segment_bytes: u32) -> f64 {
+pub(super) fn live_share(info: &SegmentInfo, usual: u32, segment_bytes: u32) -> f64 {
     let total = if info.total == 0 { usual } else { info.total };
     let bytes = if info.bytes == 0 { segment_bytes } else { info.bytes };
     (f64::from(info.live) / f64::from(total.max(info.live)) * f64::from(bytes) / f64::from(segment_bytes)).min(1.0)

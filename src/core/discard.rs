@@ -32,7 +32,7 @@ impl Core {
     ///
     /// # Errors
     /// No space for the record, the latch, the namespace gone; groups before the failing one are cleared.
-    pub(super) async fn clear_blocks(self: &Rc<Self>, id: NamespaceId, range: LbaRange) -> Result<OpNo> {
+    pub(crate) async fn clear_blocks(self: &Rc<Self>, id: NamespaceId, range: LbaRange) -> Result<OpNo> {
         let mut last = OpNo(0);
         let mut start = range.start;
         while start < range.end() {
@@ -46,6 +46,27 @@ impl Core {
             start = end;
         }
         Ok(last)
+    }
+
+    /// The first block of a range that holds something.
+    ///
+    /// # Errors
+    /// A leaf cannot be read, or the namespace is gone.
+    pub(crate) async fn first_mapped(self: &Rc<Self>, id: NamespaceId, range: LbaRange) -> Result<Option<Lba>> {
+        for leaf in leaf_of(range.start)..=leaf_of(Lba(range.end().0 - 1)) {
+            if self.is_hole(id, leaf) {
+                continue;
+            }
+            let _known = self.know(id, LbaRange { start: first_lba(leaf), count: 1 }).await?;
+            let (start, end) = (first_lba(leaf).max(range.start), first_lba(leaf + 1).min(range.end()));
+            let state = self.state.borrow();
+            let directory = &state.namespace(id)?.directory;
+            let found = (start.0..end.0).map(Lba).find(|lba| directory.get(*lba) != Entry::HOLE);
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     fn has_anything(&self, id: NamespaceId, start: Lba, end: Lba) -> Result<bool> {

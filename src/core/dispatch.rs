@@ -102,6 +102,16 @@ impl Core {
         }
     }
 
+    /// Returns when every request to a namespace that is under way now has been answered. One at a time.
+    pub(crate) async fn drain_requests(&self, id: NamespaceId) {
+        let flight = self.state.borrow().namespaces.get(&id).map(|n| n.flight.clone());
+        let Some(flight) = flight else { return };
+        let turn = flight.turn();
+        self.draining.set(true);
+        self.released.until(|| flight.count(turn) == 0).await;
+        self.draining.set(false);
+    }
+
     async fn run_inbox(self: Rc<Self>, mailbox: MailboxReceiver<(NamespaceId, Request)>, queues: Rc<Queues>) {
         let mut arrived = Vec::with_capacity(256);
         loop {
@@ -119,7 +129,7 @@ impl Core {
             self.active.set(self.active.get() + 1);
             let result = self.handle(id, &mut request, &mut extents).await;
             self.active.set(self.active.get() - 1);
-            if self.stopping.get() {
+            if self.stopping.get() || self.draining.get() {
                 self.released.notify_all();
             }
             let sink: Option<Arc<dyn ReplySink>> = request.answer(result, extents);
@@ -133,11 +143,11 @@ impl Core {
         if self.stopping.get() {
             fail!(Shutdown, "the pool is stopping");
         }
-        let namespace = {
+        let (namespace, _ticket) = {
             let state = self.state.borrow();
             let namespace = state.namespace(id)?;
             check_bounds(request, namespace.entry.blocks, namespace.entry.logical_block)?;
-            namespace.stats.clone()
+            (namespace.stats.clone(), namespace.flight.enter())
         };
         let len = request.len;
         match request.kind {

@@ -171,9 +171,8 @@ impl Core {
         leaf: u32,
         (segment, granule): (SegmentId, Granule),
     ) -> Result<()> {
-        let is_there = |slot: &LeafSlot| {
-            slot.image.entry.location().is_some_and(|l| (l.segment, l.granule) == (segment, granule))
-        };
+        let is_there =
+            |slot: &LeafSlot| slot.image.entry.location().is_some_and(|l| (l.segment, l.granule) == (segment, granule));
         let wanted = |state: &super::State| {
             let slot = state.namespaces.get(&id).and_then(|n| n.directory.slot(leaf));
             slot.is_some_and(|slot| is_there(slot) && slot.leaf.as_ref().is_none_or(|l| l.dirty_since.is_none()))

@@ -28,6 +28,7 @@ mod discard;
 mod dispatch;
 mod flush;
 mod fragment;
+mod fullness;
 mod latch;
 mod leaves;
 mod partial;
@@ -51,6 +52,7 @@ use std::rc::Rc;
 
 pub use account::Accounts;
 pub use discard::covers;
+pub use fullness::{Fullness, Watermarks};
 pub use latch::Latch;
 pub use state::{Namespace, RootState, State};
 pub use stats::{NamespaceStats, Stats};
@@ -98,6 +100,8 @@ pub struct Core {
     pub bounds: ReplayBounds,
     /// Counters.
     pub stats: Stats,
+    /// How full it may become before people are told.
+    watch: fullness::Watch,
     /// Everything in use read back.
     pub scrub: scrub::Scrub,
     bufs: BufPool,
@@ -112,6 +116,8 @@ pub struct Core {
     flushes_at_open: Cell<u64>,
     checkpointing: Cell<bool>,
     stopping: Cell<bool>,
+    /// Somebody waits for requests under way.
+    draining: Cell<bool>,
     /// Requests being handled.
     active: Cell<usize>,
     /// Slots, segments or room in a batch appeared, space was gained, or none will be any more.
@@ -160,6 +166,7 @@ impl Core {
             latch: Latch::default(),
             bounds,
             stats: Stats::default(),
+            watch: fullness::Watch::default(),
             scrub: scrub::Scrub::default(),
             bufs: BufPool::new(FRAGMENT_BUFS, FRAGMENT_BUF_BYTES),
             leaf_bufs: BufPool::new(LEAF_BUFS, FRAGMENT_BUF_BYTES),
@@ -170,6 +177,7 @@ impl Core {
             flushes_at_open: Cell::new(0),
             checkpointing: Cell::new(false),
             stopping: Cell::new(false),
+            draining: Cell::new(false),
             active: Cell::new(0),
             space: Notify::default(),
             durable: Notify::default(),

@@ -83,7 +83,14 @@ impl State {
 
     /// A leaf came from media, as the image that is still its newest, or it is not taken. What it points to is counted;
     /// with `keep` it stays in memory.
-    pub(super) fn install_leaf(&mut self, id: NamespaceId, leaf: u32, image: crate::format::Entry, loaded: Leaf, keep: bool) {
+    pub(super) fn install_leaf(
+        &mut self,
+        id: NamespaceId,
+        leaf: u32,
+        image: crate::format::Entry,
+        loaded: Leaf,
+        keep: bool,
+    ) {
         let Some(namespace) = self.namespaces.get_mut(&id) else { return };
         let Some(slot) = namespace.directory.slot_mut(leaf) else { return };
         if slot.leaf.is_some() || slot.image.entry != image {

@@ -3,6 +3,7 @@
 //! Borrowed only between awaits. [`State::set`] is the one way to change a map entry; it keeps live counts and the
 //! dirty queue in step.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,6 +39,47 @@ pub struct Namespace {
     pub on_journal: u64,
     /// Counters.
     pub stats: Rc<NamespaceStats>,
+    /// Requests under way.
+    pub flight: Rc<Flight>,
+}
+
+/// Requests under way, in two turns: those that came before a moment can be waited for while others come.
+#[derive(Default)]
+pub struct Flight {
+    turn: Cell<bool>,
+    counts: [Cell<u64>; 2],
+}
+
+/// A request under way.
+pub(super) struct Ticket {
+    flight: Rc<Flight>,
+    turn: usize,
+}
+
+impl Flight {
+    /// A request begins.
+    pub(super) fn enter(self: &Rc<Self>) -> Ticket {
+        let turn = usize::from(self.turn.get());
+        self.counts[turn].set(self.counts[turn].get() + 1);
+        Ticket { flight: self.clone(), turn }
+    }
+
+    /// Another turn begins. Returns the one before.
+    pub(super) fn turn(&self) -> usize {
+        usize::from(self.turn.replace(!self.turn.get()))
+    }
+
+    /// Requests of a turn under way.
+    pub(super) fn count(&self, turn: usize) -> u64 {
+        self.counts[turn].get()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let count = &self.flight.counts[self.turn];
+        count.set(count.get() - 1);
+    }
 }
 
 /// What the roots say and what the next one will.

@@ -97,7 +97,8 @@ impl Core {
         if state.log.segments.window_len() as u64 > self.bounds.segments_max as u64 * quarters / QUARTERS {
             return true;
         }
-        if (state.dirty.len() - state.holes) as u64 > self.bounds.leaves_max as u64 / 2 / QUARTERS * quarters {
+        let (dirty, most) = ((state.dirty.len() - state.holes) as u64, (self.bounds.leaves_max as u64 / 2).max(1));
+        if dirty * QUARTERS > most.saturating_mul(quarters) {
             return true;
         }
         // the bound itself takes a look at every namespace: not for each write

@@ -111,6 +111,16 @@ impl Directory {
         Self { slots, blocks }
     }
 
+    /// Covers so many LBAs from now on. Slots beyond a smaller size stay: they hold nothing, and somebody may yet let go of
+    /// them.
+    pub fn resize(&mut self, blocks: u64) {
+        let leaves = usize::try_from(blocks.div_ceil(LEAF_ENTRIES as u64)).unwrap_or(usize::MAX);
+        if leaves > self.slots.len() {
+            self.slots.resize_with(leaves, LeafSlot::default);
+        }
+        self.blocks = blocks;
+    }
+
     /// LBAs it covers.
     #[must_use]
     pub fn blocks(&self) -> u64 {

@@ -14,6 +14,7 @@ mod journal;
 mod namespaces;
 mod open;
 mod prepare;
+mod resize;
 mod status;
 
 pub use copies::{Inspection, inspect};

@@ -93,7 +93,7 @@ impl Pool {
         Ok(())
     }
 
-    async fn store_table(&self, table: NamespaceTable) -> Result<()> {
+    pub(super) async fn store_table(&self, table: NamespaceTable) -> Result<()> {
         let result = write_table(&self.core.media, &self.core.layout, &table).await;
         if let Err(error) = &result {
             self.core.latch.close("writing the namespace table", error);

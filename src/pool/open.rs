@@ -371,6 +371,7 @@ pub(super) fn open_namespace(entry: &NamespaceEntry, superblock: &Superblock, ro
         unflushed: 0,
         on_journal: 0,
         stats: Rc::new(NamespaceStats::default()),
+        flight: Rc::default(),
     })
 }
 

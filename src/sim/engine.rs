@@ -103,7 +103,8 @@ async fn check_pool(host: &Host) -> Result<()> {
 
 /// Mostly bounds so small that the engine meets them: full images, writers that wait for leaves, leaves that have no room.
 fn bounds(host: &Host) -> ReplayBounds {
-    let real = ReplayBounds { leaves_max: [usize::MAX, usize::MAX, 2, 6][usize::try_from(dice(host) / 8 % 4).unwrap_or(0)], ..Default::default() };
+    let leaves_max = [usize::MAX, usize::MAX, 2, 6][usize::try_from(dice(host) / 8 % 4).unwrap_or(0)];
+    let real = ReplayBounds { leaves_max, ..Default::default() };
     match dice(host) % 4 {
         0 => real,
         1 => ReplayBounds { changes_min: 256, image_bytes: 128, ..real },
