@@ -58,6 +58,11 @@ pub enum Command {
         /// Which.
         name: String,
     },
+    /// The medium has become larger: let the pool grow to its end.
+    PoolGrow {
+        /// Bytes of the medium.
+        bytes: u64,
+    },
     /// Move all that is in the journal to the pool.
     JournalDrain {
         /// And do without it from then on.

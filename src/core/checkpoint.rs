@@ -141,10 +141,16 @@ impl Core {
         self.checkpointing.get()
     }
 
-    pub(super) async fn begin_checkpoint(&self) {
+    /// Returns when no checkpoint is under way, and keeps others from beginning.
+    pub(crate) async fn begin_checkpoint(&self) {
         while self.checkpointing.replace(true) {
             self.released.notified().await;
         }
+    }
+
+    /// Lets the next checkpoint begin.
+    pub(crate) fn end_checkpoint(&self) {
+        drop(Running(self));
     }
 
     pub(super) async fn switch_root(self: &Rc<Self>, leaves: usize, clean: bool) -> Result<()> {
@@ -354,7 +360,7 @@ impl Core {
         let bytes = root.encode(&mut buf)?;
         let mut buf = IoBuf::Owned(buf);
         for copy in 0..COPIES {
-            let offset = self.layout.root(root.sequence, copy);
+            let offset = self.layout_now().root(root.sequence, copy);
             let (returned, result) = self.media.write(offset, buf, bytes).await;
             result?;
             buf = returned;

@@ -93,6 +93,14 @@ impl Cleaner {
     }
 }
 
+impl Cleaner {
+    /// The pool has so many segments now.
+    pub(super) fn enlarge(&self, segments: usize, segment_bytes: u32) {
+        *self.pacer.borrow_mut() = Pacer::new(segments, RESERVE_SEGMENTS, segment_bytes);
+        self.hopeless_at.set(None);
+    }
+}
+
 impl Core {
     /// Cleans whenever the pacer asks for it. Runs as a task.
     pub(super) async fn run_cleaner(self: Rc<Self>) {

@@ -84,8 +84,10 @@ pub struct Core {
     pub media: Media,
     /// Tier 0, if the pool has a journal.
     pub tier0: Option<Tier0>,
-    /// Where things are on the medium.
+    /// Where things are on the medium; its end as it was when the pool was opened ([`Core::layout_now`]).
     pub layout: Layout,
+    /// Bytes of the pool, which may grow.
+    pool_bytes: Cell<u64>,
     /// Identity.
     pub pool: PoolId,
     /// This tenure.
@@ -159,6 +161,7 @@ impl Core {
             media,
             tier0: journal.map(Tier0::new),
             layout,
+            pool_bytes: Cell::new(layout.pool_bytes),
             pool,
             session,
             state: RefCell::new(state),
@@ -188,6 +191,21 @@ impl Core {
             preparation_wanted: Notify::default(),
             released: Notify::default(),
         })
+    }
+
+    /// Where things are on the medium, now that the pool may have grown.
+    #[must_use]
+    pub fn layout_now(&self) -> Layout {
+        Layout { pool_bytes: self.pool_bytes.get(), ..self.layout }
+    }
+
+    /// The pool has grown, durably: it has so many segments.
+    pub(crate) fn enlarge(&self, pool_bytes: u64, segments: u32) {
+        self.pool_bytes.set(pool_bytes);
+        self.state.borrow_mut().log.segments.grow(segments as usize);
+        self.cleaner.enlarge(segments as usize, self.layout.segment_bytes);
+        self.checkpoint_wanted.notify_all();
+        self.space.notify_all();
     }
 
     /// The number for the next fragment to be sealed: never the same twice under a key (I7), since the session is new

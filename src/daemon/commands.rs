@@ -36,6 +36,11 @@ impl Daemon {
                 self.front_ends.end(&name, BusyDevices::Refuse).await?;
                 Ok(Answer::Done)
             }
+            Command::PoolGrow { bytes } => {
+                let _pass = self.gate.enter().await;
+                self.pool.grow(bytes).await?;
+                Ok(Answer::Done)
+            }
             Command::JournalDrain { remove } => {
                 let _pass = self.gate.enter().await;
                 if remove {

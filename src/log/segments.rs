@@ -73,6 +73,26 @@ pub struct SegmentInfo {
     pub born_ns: u64,
 }
 
+impl SegmentInfo {
+    fn new(generation: Generation, replay_start: OpNo) -> Self {
+        Self {
+            generation,
+            state: if generation.0 == 0 { SegmentState::Free } else { SegmentState::Sealed },
+            summary: SummaryState::None,
+            live: 0,
+            total: 0,
+            bytes: 0,
+            emptied_op: OpNo(0),
+            top_op: replay_start,
+            clear_op: replay_start,
+            end: 0,
+            pins: 0,
+            written: generation.0 > 1,
+            born_ns: 0,
+        }
+    }
+}
+
 /// All segments of a tier.
 pub struct SegmentTable {
     infos: Vec<SegmentInfo>,
@@ -94,22 +114,7 @@ impl SegmentTable {
     /// [`SegmentTable::usage_counted`]. Those not in the replay window hold nothing above `replay_start`.
     #[must_use]
     pub fn new(generations: Vec<Generation>, replay_start: OpNo) -> Self {
-        let info = |generation: Generation| SegmentInfo {
-            generation,
-            state: if generation.0 == 0 { SegmentState::Free } else { SegmentState::Sealed },
-            summary: SummaryState::None,
-            live: 0,
-            total: 0,
-            bytes: 0,
-            emptied_op: OpNo(0),
-            top_op: replay_start,
-            clear_op: replay_start,
-            end: 0,
-            pins: 0,
-            written: generation.0 > 1,
-            born_ns: 0,
-        };
-        let infos: Vec<_> = generations.into_iter().map(info).collect();
+        let infos: Vec<_> = generations.into_iter().map(|g| SegmentInfo::new(g, replay_start)).collect();
         let never = infos.iter().enumerate().filter(|(_, info)| info.state == SegmentState::Free);
         let free = never.map(|(index, _)| SegmentId(u32::try_from(index).unwrap_or(u32::MAX))).collect();
         Self {
@@ -121,6 +126,14 @@ impl SegmentTable {
             usage_known: false,
             floor: Generation(0),
             drops: 0,
+        }
+    }
+
+    /// There are so many segments from now on: the new ones were never opened.
+    pub fn grow(&mut self, count: usize) {
+        for index in self.infos.len()..count {
+            self.infos.push(SegmentInfo::new(Generation(0), OpNo(0)));
+            self.free.push_back(SegmentId(u32::try_from(index).unwrap_or(u32::MAX)));
         }
     }
 

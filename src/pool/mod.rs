@@ -10,6 +10,7 @@
 
 mod copies;
 mod create;
+mod grow;
 mod journal;
 mod namespaces;
 mod open;

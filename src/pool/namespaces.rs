@@ -50,7 +50,7 @@ impl Pool {
         let key = DataKey::generate(|bytes| self.core.env.random(bytes))?;
         let mut nonce = [0; 12];
         self.core.env.random(&mut nonce)?;
-        let wrapped_key = wrap(&self.root_key, self.superblock.pool, id, spec.cipher, &key, nonce);
+        let wrapped_key = wrap(&self.root_key, self.core.pool, id, spec.cipher, &key, nonce);
         let entry = NamespaceEntry {
             id,
             name: spec.name.clone(),
@@ -62,7 +62,7 @@ impl Pool {
             created: spec.now_unix,
             wrapped_key,
         };
-        let namespace = open_namespace(&entry, &self.superblock, &self.root_key)?;
+        let namespace = open_namespace(&entry, &self.superblock.borrow(), &self.root_key)?;
         table.next_id += 1;
         table.sequence += 1;
         table.entries.push(entry.clone());
@@ -94,7 +94,7 @@ impl Pool {
     }
 
     pub(super) async fn store_table(&self, table: NamespaceTable) -> Result<()> {
-        let result = write_table(&self.core.media, &self.core.layout, &table).await;
+        let result = write_table(&self.core.media, &self.core.layout_now(), &table).await;
         if let Err(error) = &result {
             self.core.latch.close("writing the namespace table", error);
         }

@@ -51,7 +51,7 @@ pub struct OpenOptions {
 /// An open pool. Lives on the core's thread.
 pub struct Pool {
     pub(super) core: Rc<Core>,
-    pub(super) superblock: Superblock,
+    pub(super) superblock: RefCell<Superblock>,
     /// The journal that the superblocks name now.
     pub(super) journal: RefCell<Option<JournalName>>,
     pub(super) root_key: RootKey,
@@ -152,7 +152,7 @@ impl Pool {
         let (sender, receiver) = mailbox();
         core.start(receiver);
         let staging = RefCell::new(staging);
-        let journal = RefCell::new(superblock.journal.clone());
+        let (journal, superblock) = (RefCell::new(superblock.journal.clone()), RefCell::new(superblock));
         Ok(Rc::new(Self { core, superblock, journal, root_key, mailbox: sender, staging }))
     }
 
@@ -171,15 +171,9 @@ impl Pool {
             name: Arc::from(name),
             size: namespace.size.clone(),
             logical_block: namespace.entry.logical_block,
-            pool: self.superblock.pool,
+            pool: self.core.pool,
             mailbox: self.mailbox.clone(),
         })
-    }
-
-    /// The pool's superblock.
-    #[must_use]
-    pub fn superblock(&self) -> &Superblock {
-        &self.superblock
     }
 
     /// The engine, for tests and benchmarks that look inside.
@@ -195,7 +189,7 @@ impl Pool {
     /// What kept it from being clean; the staging file stays, and the next start replays.
     pub async fn stop(&self) -> Result<()> {
         self.core.stop().await?;
-        self.staging.borrow_mut().remove(self.superblock.pool, self.core.session)
+        self.staging.borrow_mut().remove(self.core.pool, self.core.session)
     }
 }
 

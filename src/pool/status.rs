@@ -185,12 +185,13 @@ impl Pool {
             matches!(info.state, SegmentState::Free | SegmentState::Announcing | SegmentState::Announced)
         });
         let (leaves, resident) = state.leaves();
+        let superblock = self.superblock.borrow();
         PoolStatus {
-            pool: self.superblock.pool.to_string(),
-            label: label_of(&self.superblock),
-            pool_bytes: self.superblock.pool_bytes,
-            segment_bytes: self.superblock.segment_bytes,
-            segments: self.superblock.segment_count,
+            pool: superblock.pool.to_string(),
+            label: label_of(&superblock),
+            pool_bytes: superblock.pool_bytes,
+            segment_bytes: superblock.segment_bytes,
+            segments: superblock.segment_count,
             segments_free: free.count() as u64,
             usage_known: state.log.segments.usage_known(),
             read_only: self.core.latch.reason(),

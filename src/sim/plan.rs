@@ -185,7 +185,7 @@ impl Plan {
         // little to verify, so that deaths come while hosts write
         let sizes = match kind {
             Kind::Commits => [16, 32, 64, 256],
-            Kind::Sparse => [4 << 10, 8 << 10, 10_000, 16 << 10],
+            Kind::Sparse => [2 << 10, 4 << 10, 6_000, 8 << 10],
             Kind::Churn | Kind::Mixed | Kind::Cramped => [64, 256, 512, 1024],
         };
         let namespaces = (0..count)
