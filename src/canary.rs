@@ -35,11 +35,13 @@ pub enum Rule {
     MarkBeforeJournal,
     /// I8: a MOVE takes only blocks whose entry still is what was read.
     MoveByCompare,
+    /// Rule 6.3: what a large discard let go of is reused only when the discard is settled.
+    DetachedBySettled,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::DataBeforePointer,
         Self::Checksum,
         Self::SlotAfterCompletion,
@@ -53,6 +55,7 @@ impl Rule {
         Self::PersistBeforeAcknowledge,
         Self::MarkBeforeJournal,
         Self::MoveByCompare,
+        Self::DetachedBySettled,
     ];
 }
 

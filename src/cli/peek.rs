@@ -1,7 +1,6 @@
 //! Which pool is this? Read without a lock, so that it also works while a daemon serves the pool.
 //!
-//! A superblock is written when a pool is made or grown, never while it is served, so a look without a lock sees one
-//! whole. Nothing is repaired here.
+//! One copy of the superblock is written after the other, so a look without a lock sees one whole. Nothing is repaired here.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};

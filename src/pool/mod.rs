@@ -10,10 +10,12 @@
 
 mod copies;
 mod create;
+mod grow;
 mod journal;
 mod namespaces;
 mod open;
 mod prepare;
+mod resize;
 mod status;
 
 pub use copies::{Inspection, inspect};
