@@ -359,4 +359,83 @@ mod tests {
         let change = directory.set(Lba(9), Entry(7), OpNo(4)).unwrap();
         assert!(change.was_dirty_hole && change.became_resident && !change.became_dirty);
     }
+
+    /// Two leaves of which the first has an image, complete up to operation 4; operation 5 wrote LBAs 9 and 600, and
+    /// `clear`, if there is one, cleared so many LBAs from 0 on.
+    fn replayed(clear: Option<(OpNo, u64)>) -> (Directory, Vec<Waiting>) {
+        let mut directory = Directory::new(1000);
+        directory.slot_mut(0).unwrap().image = LeafImage { entry: Entry(1 << 60), complete: OpNo(4), journaled: false };
+        let mut replayed = Replayed::new(OpNo(3), 1000);
+        replayed.note_fragment(Lba(9), 1, Entry(2 << 60), OpNo(5)).unwrap();
+        replayed.note_fragment(Lba(600), 1, Entry(2 << 60), OpNo(5)).unwrap();
+        if let Some((op, count)) = clear {
+            replayed.note_clear(Lba(0), count, op).unwrap();
+        }
+        let waiting = directory.replay(replayed);
+        (directory, waiting)
+    }
+
+    /// The first leaf as its image has it.
+    fn loaded() -> Leaf {
+        let mut entries = Box::new([Entry::HOLE; LEAF_ENTRIES]);
+        (entries[9], entries[10]) = (Entry(3 << 60), Entry(4 << 60));
+        Leaf { entries: Some(entries), dirty_since: None }
+    }
+
+    #[test]
+    fn a_leaf_that_waits_is_dirty_and_no_hole_and_stays_whoever_reads_it() {
+        let (mut directory, waiting) = replayed(None);
+        let waits = |leaf| Waiting { leaf, since: OpNo(5), is_hole: false };
+        assert_eq!(waiting, [waits(0), waits(1)]);
+        for leaf in 0..2 {
+            let slot = directory.slot(leaf).unwrap();
+            assert!(
+                slot.needs_load() && !slot.is_hole() && !slot.is_dirty_hole() && !slot.is_evictable() && !slot.counted
+            );
+            assert_eq!(slot.dirty_since(), Some(OpNo(5)));
+        }
+        let refused = directory.install(0, Entry::HOLE, Leaf::default(), true, |_| panic!("counted"));
+        assert_eq!(refused, Installed::Refused, "it is not its newest image");
+        let mut counted = 0;
+        let count = |leaf: &Leaf| counted = leaf.iter().filter(|entry| **entry != Entry::HOLE).count();
+        assert_eq!(directory.install(0, Entry(1 << 60), loaded(), false, count), Installed::Replayed);
+        assert_eq!(counted, 2, "counted is what the leaf has with its changes");
+        assert_eq!([9, 10].map(|lba| directory.get(Lba(lba))), [Entry(2 << 60), Entry(4 << 60)]);
+        assert_eq!(directory.install(1, Entry::HOLE, Leaf::default(), false, |_| ()), Installed::Replayed);
+        assert_eq!(directory.get(Lba(600)), Entry(2 << 60));
+        let slot = directory.slot(0).unwrap();
+        assert!(
+            slot.waits_since.is_none() && slot.dirty_since() == Some(OpNo(5)) && slot.counted && !slot.is_evictable()
+        );
+    }
+
+    #[test]
+    fn a_leaf_let_go_of_while_it_waits_never_gets_what_it_waited_for() {
+        let (mut directory, _) = replayed(None);
+        for leaf in 0..2 {
+            let taken = directory.detach(leaf, OpNo(8)).unwrap();
+            assert!(taken.known.is_none() && taken.waited && !taken.counted, "there is nothing to account for");
+            assert!(!taken.became_dirty, "it has its place among dirty leaves");
+            assert!(directory.detach(leaf, OpNo(9)).is_none(), "a hole is let go of once");
+        }
+        let refused = directory.install(0, Entry(1 << 60), loaded(), true, |_| panic!("counted"));
+        assert_eq!(refused, Installed::Refused, "it was being read when it was let go of");
+        assert_eq!(directory.get(Lba(9)), Entry::HOLE);
+        assert_eq!(directory.slot(0).unwrap().dirty_since(), Some(OpNo(5)));
+        assert!(directory.set(Lba(600), Entry(7), OpNo(9)).is_some_and(|change| change.was_dirty_hole));
+        assert_eq!(directory.get(Lba(600)), Entry(7));
+    }
+
+    #[test]
+    fn a_leaf_that_was_cleared_last_is_a_hole_and_needs_no_reading() {
+        // the end of the namespace ends its last leaf; one that holds nothing on media has nothing to be told
+        let (directory, waiting) = replayed(Some((OpNo(6), 1000)));
+        assert_eq!(waiting, [Waiting { leaf: 0, since: OpNo(5), is_hole: true }]);
+        assert!(directory.slot(0).unwrap().is_dirty_hole() && !directory.needs_load(0) && directory.is_hole(1));
+        // cleared in part, or before it was written: it has to be read
+        for clear in [(OpNo(6), 511), (OpNo(4), 1000)] {
+            let (directory, waiting) = replayed(Some(clear));
+            assert!(waiting.iter().all(|waiting| !waiting.is_hole) && directory.needs_load(0), "{clear:?}");
+        }
+    }
 }
