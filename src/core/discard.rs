@@ -28,7 +28,8 @@ use crate::units::{Lba, LbaRange, NamespaceId, OpNo};
 const LEAVES_A_STEP: u32 = 4096;
 
 impl Core {
-    /// Makes whole blocks read as zeros. Returns the last operation (0 when there was nothing to clear).
+    /// Makes whole blocks read as zeros. Returns the last operation that they do so by: where there was nothing to clear it may
+    /// be one of somebody else that is not durable yet.
     ///
     /// # Errors
     /// No space for the record, the latch, the namespace gone; groups before the failing one are cleared.
@@ -40,8 +41,10 @@ impl Core {
             let end = first_lba(next_leaf).min(range.end());
             if self.has_anything(id, start, end)? {
                 let group = LbaRange { start, count: end.0 - start.0 };
-                last = self.clear_group(id, group).await?;
+                last = last.max(self.clear_group(id, group).await?);
                 yield_now().await;
+            } else {
+                last = last.max(self.state.borrow().log.last_op());
             }
             start = end;
         }

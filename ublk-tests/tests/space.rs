@@ -266,6 +266,31 @@ fn a_pool_that_fills_says_so_and_says_when_there_is_room_again() {
     });
 }
 
+#[test]
+fn zeros_that_are_to_be_durable_wait_for_the_discard_that_made_them() {
+    let (_dir, path) = pool_file();
+    let machine = Machine::default();
+    create(&path, 64 << 20, &machine, spec(4 * LEAF / 4096));
+    let m = machine.clone();
+    serve(&path, |env, media| async move {
+        let pool = open_in_boot(&env, &media, &m, usize::MAX, 1).await;
+        let client = pool.client("db").unwrap();
+        for lba in [8, 600] {
+            write(&pool, lba, 1).await;
+        }
+        ask(&client, RequestKind::Flush, 0, 0, None).await.0.unwrap();
+        // nobody has asked for this to be durable, but for what it made of some of its blocks
+        ask(&client, RequestKind::Discard, 0, 2 * LEAF, None).await.0.unwrap();
+        ask(&client, RequestKind::WriteZeroes { fua: true }, 0, 16 * 4096, None).await.0.unwrap();
+        // loses power here
+    });
+    serve(&path, |env, media| async move {
+        let pool = open_in_boot(&env, &media, &machine, usize::MAX, 2).await;
+        assert_eq!(read(&pool, 8).await, [0; 4096]);
+        pool.stop().await.unwrap();
+    });
+}
+
 /// Leaves of the namespace of [`killed`], and of these, those that have an image.
 const KILLED: (u64, u64) = (320, 200);
 
