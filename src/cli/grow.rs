@@ -75,8 +75,8 @@ impl GrowArgs {
                 let text = format!("{shown} is a device of {}; make the device larger first", approximate(now));
                 return Err(Failure::Usage(text));
             }
+            // durable by the flush that comes before anything names the new end
             medium.set_len(size).map_err(failed("making room in"))?;
-            medium.sync_all().map_err(failed("making room in"))?;
         }
         Ok(size)
     }

@@ -28,21 +28,23 @@ use crate::units::{Lba, LbaRange, NamespaceId, OpNo};
 const LEAVES_A_STEP: u32 = 4096;
 
 impl Core {
-    /// Makes whole blocks read as zeros. Returns the last operation (0 when there was nothing to clear).
+    /// Makes whole blocks read as zeros. Returns the last operation that they owe that to (0 when there was none).
     ///
     /// # Errors
     /// No space for the record, the latch, the namespace gone; groups before the failing one are cleared.
     pub(crate) async fn clear_blocks(self: &Rc<Self>, id: NamespaceId, range: LbaRange) -> Result<OpNo> {
-        let mut last = OpNo(0);
+        // also when there is nothing left to clear: the CLEAR that left nothing may not be durable
+        let mut last = self.state.borrow().namespace(id)?.cleared;
         let mut start = range.start;
         while start < range.end() {
             let next_leaf = (leaf_of(start) / LEAVES_A_STEP + 1) * LEAVES_A_STEP;
             let end = first_lba(next_leaf).min(range.end());
             if self.has_anything(id, start, end)? {
                 let group = LbaRange { start, count: end.0 - start.0 };
-                last = self.clear_group(id, group).await?;
+                self.clear_group(id, group).await?;
                 yield_now().await;
             }
+            last = last.max(self.state.borrow().namespace(id)?.cleared);
             start = end;
         }
         Ok(last)
@@ -75,7 +77,7 @@ impl Core {
         Ok((leaf_of(start)..=leaf_of(Lba(end.0 - 1))).any(|leaf| !directory.is_hole(leaf)))
     }
 
-    async fn clear_group(self: &Rc<Self>, id: NamespaceId, group: LbaRange) -> Result<OpNo> {
+    async fn clear_group(self: &Rc<Self>, id: NamespaceId, group: LbaRange) -> Result<()> {
         self.latch.check()?;
         loop {
             let _known = self.know_parts(id, group).await?;
@@ -113,7 +115,7 @@ impl Core {
     }
 
     /// The step: one record, the whole group cleared, published (I12).
-    fn append_clear(&self, id: NamespaceId, group: LbaRange) -> Result<OpNo> {
+    fn append_clear(&self, id: NamespaceId, group: LbaRange) -> Result<()> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let blocks = state.namespace(id)?.directory.blocks();
@@ -121,6 +123,9 @@ impl Core {
         let body = RecordBody::Clear { count: group.count };
         let header = RecordHeader { namespace: id, first: group.start, op_delta: 0, stored: 0, body };
         let appended = state.log.append(StreamKind::Host, header, &[], crate::codec::payload_hash(&[]));
+        if let Some(namespace) = state.namespaces.get_mut(&id) {
+            namespace.cleared = appended.op;
+        }
         let mut detached = 0;
         for leaf in leaf_of(group.start)..=leaf_of(Lba(group.end().0 - 1)) {
             detached += u64::from(state.clear_leaf(id, leaf, group, blocks, appended.op));
@@ -132,7 +137,7 @@ impl Core {
         if begun {
             self.batch_begun.notify_all();
         }
-        Ok(appended.op)
+        Ok(())
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Namespace {
     pub size: Arc<AtomicU64>,
     /// Its last acknowledged operation on tier 1: what FLUSH waits for. What went to tier 0 was acknowledged when durable.
     pub last_op: OpNo,
+    /// The last CLEAR that was appended for it: what is a hole by now may be durable only with that.
+    pub cleared: OpNo,
     /// Bytes written since its last flush: how it uses its disk.
     pub unflushed: u64,
     /// Blocks of known leaves that are on tier 0.

@@ -317,8 +317,31 @@ fn build_state(
     }
     let mut sessions = root.sessions.clone();
     sessions.push(WindowSession { session: root.session, last_accepted: recovered.accepted });
-    let unknown = |id: &NamespaceId| !namespaces.contains_key(id);
-    let root_state = RootState {
+    let root = root_state(root, options, &namespaces, sessions);
+    Ok(State {
+        log,
+        namespaces,
+        dirty: DirtyQueue::default(),
+        holes: 0,
+        clock: Clock::new(options.bounds.leaves_max),
+        accounts: Accounts::default(),
+        root,
+        table,
+        loading: BTreeSet::new(),
+        latched: BTreeSet::new(),
+        reserved: BTreeSet::new(),
+    })
+}
+
+/// What the root said, as the next one will go on with it.
+fn root_state(
+    root: &Root,
+    options: &OpenOptions,
+    namespaces: &BTreeMap<NamespaceId, Namespace>,
+    sessions: Vec<WindowSession>,
+) -> RootState {
+    let known = root.directory.iter().filter(|d| namespaces.contains_key(&d.namespace));
+    RootState {
         sequence: root.sequence,
         replay_start: root.replay_start,
         boot: options.boot,
@@ -327,29 +350,11 @@ fn build_state(
         image_directory_bytes: root.image_directory_bytes,
         image_parts: root.image_parts.clone(),
         sessions,
-        directory: root
-            .directory
-            .iter()
-            .filter(|d| !unknown(&d.namespace))
-            .map(|d| ((d.namespace, d.leaf), d.image))
-            .collect(),
+        directory: known.map(|d| ((d.namespace, d.leaf), d.image)).collect(),
         segments: root.segments.iter().map(|c| (c.segment, c.generation)).collect(),
         release: Vec::new(),
         marks: BTreeSet::new(),
-    };
-    Ok(State {
-        log,
-        namespaces,
-        dirty: DirtyQueue::default(),
-        holes: 0,
-        clock: Clock::new(options.bounds.leaves_max),
-        accounts: Accounts::default(),
-        root: root_state,
-        table,
-        loading: BTreeSet::new(),
-        latched: BTreeSet::new(),
-        reserved: BTreeSet::new(),
-    })
+    }
 }
 
 /// Unwraps a namespace's key and lays out its map.
@@ -362,6 +367,7 @@ pub(super) fn open_namespace(entry: &NamespaceEntry, superblock: &Superblock, ro
         sealer: Arc::new(Sealer::new(key, entry.cipher)),
         size: Arc::new(AtomicU64::new(entry.blocks * u64::from(BLOCK_SIZE))),
         last_op: OpNo(0),
+        cleared: OpNo(0),
         unflushed: 0,
         on_journal: 0,
         stats: Rc::new(NamespaceStats::default()),

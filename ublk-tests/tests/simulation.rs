@@ -6,7 +6,7 @@
 //! once for each of their steps, dead there (default 4).
 
 use plica::sim::engine::Engine;
-use plica::sim::{Failing, Plan, PlannedDeath, Point, Report, Steps, interrupted, run, sweep};
+use plica::sim::{Failing, Kind, Plan, PlannedDeath, Point, Report, Steps, interrupted, run, sweep};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -131,6 +131,12 @@ fn two_deaths_in_a_row_in_recovery_and_adoption() {
 fn opening_steps(plan: &Plan, point: Point) -> u64 {
     let life = plan.deaths.len();
     run_planned(&Plan { lives: 2, ..plan.clone() }).lives[life].opening[point as usize]
+}
+
+/// Zeros with FUA over what a discard had just cleared: acknowledged before the discard was durable.
+#[test]
+fn zeros_over_a_hole_that_is_not_durable() {
+    green(&Plan::of_kind(56, Kind::Mixed));
 }
 
 #[test]
