@@ -35,13 +35,11 @@ pub enum Rule {
     MarkBeforeJournal,
     /// I8: a MOVE takes only blocks whose entry still is what was read.
     MoveByCompare,
-    /// Rule 6.3: what a large discard let go of is reused only when the discard is settled.
-    DetachedBySettled,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 13] = [
         Self::DataBeforePointer,
         Self::Checksum,
         Self::SlotAfterCompletion,
@@ -55,7 +53,6 @@ impl Rule {
         Self::PersistBeforeAcknowledge,
         Self::MarkBeforeJournal,
         Self::MoveByCompare,
-        Self::DetachedBySettled,
     ];
 }
 

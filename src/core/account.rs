@@ -18,7 +18,6 @@ use std::rc::Rc;
 use super::Core;
 use super::bulk::Wanted;
 use super::state::State;
-use crate::canary::{self, Rule};
 use crate::env::sync::yield_now;
 use crate::error::Result;
 use crate::format::leaf::LEAF_BYTES;
@@ -149,7 +148,6 @@ impl State {
 
     /// The segments that a leaf pointed to hold so much less, since operation `op`.
     fn account(&mut self, id: NamespaceId, entries: &[Entry], op: OpNo) {
-        let op = if canary::is_off(Rule::DetachedBySettled) { OpNo(0) } else { op };
         let mut on_journal = 0;
         for entry in entries {
             on_journal += u64::from(entry.tier() == Some(Tier::Pmem));

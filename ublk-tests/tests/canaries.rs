@@ -39,7 +39,6 @@ canaries! {
     staging_not_adopted: Adoption within 200 of Plan::of,
     acknowledged_before_persisted: PersistBeforeAcknowledge within 200 of |seed| Plan::with_journal(seed, false),
     journal_in_leaves_that_no_root_marks: MarkBeforeJournal within 400 of |seed| Plan::with_journal(seed, true),
-    discarded_reused_before_it_is_settled: DetachedBySettled within 400 of |seed| Plan { journal: Plan::with_journal(seed, false).journal, ..Plan::of_kind(seed, Kind::Sparse) },
     move_without_compare: MoveByCompare within 50 of |seed| Plan::of_kind(seed, Kind::Cramped),
 }
 
