@@ -227,7 +227,10 @@ mod tests {
 
         #[test]
         fn any_text_is_read_or_refused(text in ".{0,24}") {
-            let _ = parse_block_size_multiple(&text);
+            match parse_block_size_multiple(&text) {
+                Ok(bytes) => proptest::prop_assert!(bytes > 0 && bytes.is_multiple_of(u64::from(BLOCK_SIZE))),
+                Err(error) => proptest::prop_assert!(!error.is_empty()),
+            }
         }
     }
 }
