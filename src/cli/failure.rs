@@ -12,6 +12,13 @@ pub enum Failure {
     Usage(String),
     /// It failed: exit code 1.
     Failed(Error),
+    /// It did what was asked, and what it found is to be told by the exit code.
+    Found {
+        /// What, for people.
+        text: String,
+        /// The exit code.
+        code: u8,
+    },
 }
 
 impl Failure {
@@ -21,6 +28,7 @@ impl Failure {
         let (text, code) = match self {
             Self::Usage(text) => (text.clone(), 2),
             Self::Failed(error) => (error.to_string(), 1),
+            Self::Found { text, code } => (text.clone(), *code),
         };
         // nowhere else to say it
         drop(writeln!(std::io::stderr(), "plica: {text}"));

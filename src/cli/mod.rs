@@ -17,6 +17,7 @@ mod check;
 mod create;
 mod dump;
 mod failure;
+mod grow;
 mod journal;
 mod key;
 mod namespace;
@@ -51,7 +52,7 @@ Examples:
     plica namespace create pool.plica wal --size 1G --unit 8K
     plica stop pool.plica
 
-Exit codes: 0 done, 1 failed, 2 wrong usage.
+Exit codes: 0 done, 1 failed, 2 wrong usage; plica status --check has more.
 Environment: PLICA_LOG sets what is logged to standard error (error, warn, info, debug; or targets, such as \
 plica::recovery=debug). Without it commands log warnings, and serve also what it does.";
 
@@ -70,7 +71,7 @@ enum Command {
     Key(key::KeyCommand),
     /// Make a pool in a file or on a block device
     Create(create::CreateArgs),
-    /// Make, list, serve and destroy the namespaces of a pool
+    /// Make, list, resize, serve and destroy the namespaces of a pool
     #[command(subcommand, after_help = namespace::HELP)]
     Namespace(namespace::NamespaceCommand),
     /// Give a pool a journal in persistent memory, empty it, take it away
@@ -80,6 +81,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Show what a pool holds and what its daemon does
     Status(status::StatusArgs),
+    /// Make a pool larger
+    Grow(grow::GrowArgs),
     /// Check a pool that is not served for damage, changing nothing
     Check(check::CheckArgs),
     /// Read back and verify everything in use of a pool that is served
@@ -107,6 +110,7 @@ impl Cli {
             Command::Journal(command) => command.run(),
             Command::Serve(args) => args.run(),
             Command::Status(args) => args.run(),
+            Command::Grow(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Scrub(command) => command.run(),
             Command::Dump(command) => command.run(),

@@ -20,6 +20,7 @@ pub(super) const HELP: &str = "\
 Examples:
   plica namespace create pool.plica db --size 8G --root-key pool.key
   plica namespace list pool.plica
+  plica namespace resize pool.plica db --size 16G
   plica namespace destroy pool.plica db";
 
 const CREATE_HELP: &str = "\
@@ -50,6 +51,15 @@ Examples:
   plica namespace destroy pool.plica db
   plica namespace destroy pool.plica db --yes --root-key pool.key";
 
+const RESIZE_HELP: &str = "\
+Larger takes nothing from the pool: a namespace is thin. Smaller is refused while there is data beyond the new end, \
+unless --force gives it up; shrink what is on it (filesystem, partitions) first. If a daemon serves the pool it does it \
+at once: NBD clients see the new size when they connect again, a ublk device when it is served again.
+
+Examples:
+  plica namespace resize pool.plica db --size 16G
+  plica namespace resize pool.plica db --size 4G --force --root-key pool.key";
+
 const SERVE_HELP: &str = "\
 Needs a daemon that serves the pool.
 
@@ -73,6 +83,9 @@ pub(super) enum NamespaceCommand {
     /// Destroy a namespace with all its data
     #[command(after_help = DESTROY_HELP)]
     Destroy(DestroyArgs),
+    /// Make a namespace larger or smaller
+    #[command(after_help = RESIZE_HELP)]
+    Resize(ResizeArgs),
     /// Have the daemon serve a namespace
     #[command(after_help = SERVE_HELP)]
     Serve(NamedArgs),
@@ -146,6 +159,31 @@ pub(super) struct DestroyArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct ResizeArgs {
+    #[command(flatten)]
+    pool: PoolArgs,
+
+    /// Which
+    #[arg(value_name = "NAME", value_parser = parse_name)]
+    name: String,
+
+    /// Its new size: 8G, 1T (a multiple of 4 KiB)
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    size: u64,
+
+    /// Give up the data beyond the new end
+    #[arg(long)]
+    force: bool,
+
+    #[command(flatten)]
+    key: KeyArgs,
+
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct NamedArgs {
     #[command(flatten)]
     pool: PoolArgs,
@@ -161,6 +199,7 @@ impl NamespaceCommand {
             Self::Create(args) => args.run(),
             Self::List(args) => args.run(),
             Self::Destroy(args) => args.run(),
+            Self::Resize(args) => args.run(),
             Self::Serve(args) => args.serve(),
             Self::Unserve(args) => args.unserve(),
         }
@@ -261,6 +300,30 @@ impl DestroyArgs {
             }
         }
         output::print(&format!("namespace {} destroyed\n", self.name));
+        Ok(())
+    }
+}
+
+impl ResizeArgs {
+    fn run(self) -> Result<(), Failure> {
+        let (name, size, force) = (self.name.clone(), self.size, self.force);
+        let namespace = match access(&self.pool)? {
+            Access::Served(mut daemon) => match daemon.ask(Command::NamespaceResize { name, size, force })? {
+                Answer::Namespace { namespace, .. } => namespace,
+                other => return Err(unexpected(&other)),
+            },
+            Access::Idle(peek) => {
+                let blocks = size / u64::from(BLOCK_SIZE);
+                let body =
+                    async move |pool: std::rc::Rc<crate::pool::Pool>| pool.resize_namespace(&name, blocks, force).await;
+                NamespaceInfo::from(&with_pool(&self.pool, None, &peek, &self.key, body)?)
+            }
+        };
+        if self.json {
+            output::print_json(&namespace);
+        } else {
+            output::print(&format!("namespace {} has {} now\n", namespace.name, size::exact(namespace.size)));
+        }
         Ok(())
     }
 }

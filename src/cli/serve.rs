@@ -7,8 +7,10 @@ use clap::{Args, ValueEnum};
 use super::access::{Access, access, unexpected};
 use super::peek::peek;
 use super::pool_args::{KeyArgs, PoolArgs, key_is_required};
+use super::size::{approximate, parse_size};
 use super::{Failure, output};
 use crate::control::{Answer, BusyDevices, Command};
+use crate::core::Watermarks;
 use crate::daemon::{self, Event, ServeOptions};
 use crate::keys::verify_key_check;
 
@@ -33,6 +35,7 @@ Examples:
   plica serve pool.plica --root-key pool.key --take-over
   plica serve /dev/nvme1n1 db wal --root-key /etc/plica/pool.key --queues 4
   plica serve pool.plica --passphrase --transport nbd --nbd-socket /tmp/plica.sock --run-dir /dev/shm/plica
+  plica serve /dev/nvme1n1 --root-key /etc/plica/pool.key --map-memory 512M
   plica serve pool.plica --root-key pool.key --journal /mnt/pmem1/journal
   nbdinfo 'nbd+unix:///db?socket=/tmp/plica.sock'";
 
@@ -76,6 +79,30 @@ pub(super) struct ServeArgs {
     /// Threads that compress and encrypt [default: one less than there are CPUs; 0 leaves it to the core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=256))]
     workers: Option<u16>,
+
+    /// Memory for the map, such as 256M: what does not fit is read when it is needed, one read more [default: as much as it
+    /// takes, 2 GiB for each TiB of data]
+    #[arg(long, value_name = "SIZE", value_parser = map_memory)]
+    map_memory: Option<u64>,
+
+    /// Percent of the pool in use from which on it warns: in the log, and in plica status --check
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(1..=100))]
+    low_at: u8,
+
+    /// Percent of the pool in use from which on that is an error
+    #[arg(long, value_name = "PERCENT", default_value_t = 95, value_parser = clap::value_parser!(u8).range(1..=100))]
+    critical_at: u8,
+}
+
+/// Least memory for the map: what requests under way need, and some more.
+const MAP_MEMORY_MIN: u64 = 8 << 20;
+
+fn map_memory(text: &str) -> Result<u64, String> {
+    let bytes = parse_size(text)?;
+    if bytes < MAP_MEMORY_MIN {
+        return Err(format!("the map needs at least {}", approximate(MAP_MEMORY_MIN)));
+    }
+    Ok(bytes)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -88,6 +115,9 @@ enum Transport {
 impl ServeArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let transport = self.choose_transport()?;
+        if self.low_at > self.critical_at {
+            return Err(Failure::Usage("--low-at is above --critical-at".to_owned()));
+        }
         daemon::check_placement(&self.pool.pool)?;
         let peek = peek(&self.pool.pool)?;
         // whatever may keep this daemon from serving comes before the other one stops
@@ -109,6 +139,8 @@ impl ServeArgs {
             journal_path: self.journal,
             accept_journal_loss: self.accept_journal_loss,
             workers: self.workers.map_or_else(default_workers, usize::from),
+            map_memory: self.map_memory,
+            watermarks: Watermarks { low: self.low_at, critical: self.critical_at },
         };
         daemon::serve(options, |event| {
             output::print(&match event {

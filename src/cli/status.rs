@@ -9,6 +9,7 @@ use super::output::{Align, Table};
 use super::pool_args::PoolArgs;
 use super::{Failure, output, size};
 use crate::control::{Answer, Command, NamespaceInfo, StatusReport};
+use crate::core::Fullness;
 use crate::core::scrub::ScrubState;
 use crate::format::superblock::{KeySource, Superblock};
 use crate::pool::{Inspection, JournalStatus, NamespaceStatus, PoolStatus};
@@ -17,8 +18,12 @@ const HELP: &str = "\
 Needs no key. If a daemon serves the pool the figures are its own; otherwise they are read from the pool as its \
 last daemon left it.
 
+--check is for monitoring: the exit code is 0 when all is well, 3 when space is low, 4 when space is critical or the pool \
+is read-only, 1 when the pool is not served or cannot be asked. `plica serve` has the watermarks (--low-at, --critical-at).
+
 Examples:
   plica status pool.plica
+  plica status pool.plica --check
   plica status pool.plica --json | jq .pool.reduction";
 
 #[derive(Debug, Args)]
@@ -30,7 +35,16 @@ pub(super) struct StatusArgs {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+
+    /// Tell by the exit code whether the pool is served, writable and has room
+    #[arg(long)]
+    check: bool,
 }
+
+/// Exit code: space is low.
+const SPACE_LOW: u8 = 3;
+/// Exit code: space is critical, or nothing can be written at all.
+const SPACE_CRITICAL: u8 = 4;
 
 /// A pool that nobody serves.
 #[derive(Debug, Serialize)]
@@ -80,6 +94,7 @@ impl StatusArgs {
                 } else {
                     output::print(&running_text(&daemon.peek.superblock, &report));
                 }
+                if self.check { verdict(&report.pool) } else { Ok(()) }
             }
             Access::Idle(peek) => {
                 let idle = idle_of(&look(&self.pool.pool)?);
@@ -88,9 +103,28 @@ impl StatusArgs {
                 } else {
                     output::print(&idle_text(&peek.superblock, &idle));
                 }
+                if self.check { Err(found("nobody serves the pool".to_owned(), 1)) } else { Ok(()) }
             }
         }
-        Ok(())
+    }
+}
+
+fn found(text: String, code: u8) -> Failure {
+    Failure::Found { text, code }
+}
+
+/// What a pool's state means for who watches it.
+fn verdict(pool: &PoolStatus) -> Result<(), Failure> {
+    if let Some(reason) = &pool.read_only {
+        return Err(found(reason.clone(), SPACE_CRITICAL));
+    }
+    let percent = pool.percent_used.unwrap_or(0.0);
+    match pool.fullness {
+        Fullness::Good => Ok(()),
+        Fullness::Low => Err(found(format!("{percent:.0} % of the pool is in use: space is low"), SPACE_LOW)),
+        Fullness::Critical => {
+            Err(found(format!("{percent:.0} % of the pool is in use: space is critical"), SPACE_CRITICAL))
+        }
     }
 }
 
@@ -169,9 +203,21 @@ fn figures(table: &mut Table, pool: &PoolStatus) {
         table.row(["READ-ONLY", reason]);
     }
     let free = pool.segments_free * u64::from(pool.segment_bytes);
-    let counting = if pool.usage_known { "" } else { ", still counting after an unclean stop" };
+    let counting = match (pool.usage_known, pool.accounting) {
+        (false, _) => ", still counting after a start",
+        (true, true) => ", more to come of what was discarded",
+        (true, false) => "",
+    };
     let free = format!("{} ({} of {} segments{counting})", size::approximate(free), pool.segments_free, pool.segments);
     table.row(["free", &free]);
+    if let Some(percent) = pool.percent_used {
+        let meaning = match pool.fullness {
+            Fullness::Good => "",
+            Fullness::Low => ": space is LOW",
+            Fullness::Critical => ": space is CRITICAL, writes will soon be refused",
+        };
+        table.row(["in use", &format!("{percent:.0} % when all that is dead is cleaned away{meaning}")]);
+    }
     let wrote = size::approximate(pool.host_written);
     table.row(["host wrote", &format!("{wrote}, read {}", size::approximate(pool.host_read))]);
     table.row(["stored", &format!("{} (reduced {:.2} times)", size::approximate(pool.stored), pool.reduction)]);
@@ -184,6 +230,10 @@ fn figures(table: &mut Table, pool: &PoolStatus) {
             format!("{} segments; moved {moved} as {stored}, {unpacked} fragments unpacked", pool.segments_cleaned);
         table.row(["cleaned", &text]);
     }
+    let limit = pool.map_limit.map_or(String::new(), |limit| format!(", at most {}", size::approximate(limit)));
+    let [total, resident] = [pool.map_total, pool.map_resident].map(size::approximate);
+    let found = share(pool.map_hits, pool.map_hits + pool.map_misses);
+    table.row(["map", &format!("{total}, {resident} of it in memory{limit}; {found} of looks at it found there")]);
     table.row(["flushes", &format!("{}, on the medium {}", pool.flushes, pool.media_flushes)]);
     if pool.corrupt > 0 {
         table.row(["CORRUPT", &format!("{} fragments did not verify and were answered with an error", pool.corrupt)]);
@@ -202,6 +252,11 @@ fn figures(table: &mut Table, pool: &PoolStatus) {
     if pool.no_space > 0 {
         table.row(["NO SPACE", &format!("{} writes were refused for want of space", pool.no_space)]);
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share for people")]
+fn share(part: u64, whole: u64) -> String {
+    if whole == 0 { "-".to_owned() } else { format!("{:.1} %", part as f64 * 100.0 / whole as f64) }
 }
 
 fn journal_figures(table: &mut Table, journal: &JournalStatus) {

@@ -39,6 +39,15 @@ pub enum Command {
         /// Which.
         name: String,
     },
+    /// Give a namespace another size.
+    NamespaceResize {
+        /// Which.
+        name: String,
+        /// Bytes.
+        size: u64,
+        /// Discard what is beyond a smaller size.
+        force: bool,
+    },
     /// Serve a namespace.
     NamespaceServe {
         /// Which.
@@ -48,6 +57,11 @@ pub enum Command {
     NamespaceUnserve {
         /// Which.
         name: String,
+    },
+    /// The medium has become larger: let the pool grow to its end.
+    PoolGrow {
+        /// Bytes of the medium.
+        bytes: u64,
     },
     /// Move all that is in the journal to the pool.
     JournalDrain {

@@ -1,7 +1,8 @@
-//! Leaves read back many at a time: for write-back after a replay, and for the count of usage.
+//! Leaves read back many at a time: for write-back after a replay, for the count of usage, and for the account of what was
+//! discarded.
 //!
 //! ```text
-//!   leaves not in memory ─► by place ─► neighbours in one read of up to 512 KiB ─► several reads at a time ─► installed
+//!   leaves not in memory ─► by place ─► neighbours in one read of up to 512 KiB ─► several at a time ─► installed | counted
 //! ```
 //!
 //! Leaves are written back oldest first, so those of a checkpoint lie side by side: reading them one by one would take a
@@ -14,14 +15,14 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::Core;
+use super::{Core, State};
 use crate::buf::AlignedBuf;
 use crate::format::record::RecordHeader;
 use crate::format::root::LeafImage;
 use crate::format::{Entry, Location, Tier};
 use crate::limits::{GRANULE, SLOT_BYTES};
 use crate::map::Leaf;
-use crate::units::NamespaceId;
+use crate::units::{NamespaceId, OpNo};
 
 /// Reads under way.
 const DEPTH: usize = 8;
@@ -30,27 +31,46 @@ const READ_BYTES_MAX: u64 = SLOT_BYTES as u64;
 /// Bytes between two leaves that are read for the sake of one read.
 const GAP_BYTES_MAX: u64 = 32 << 10;
 
-/// A leaf that is to be read.
-struct Wanted {
-    id: NamespaceId,
-    leaf: u32,
-    image: LeafImage,
-    location: Location,
+/// A leaf that is to be read. Its segment is pinned.
+pub(super) struct Wanted {
+    pub id: NamespaceId,
+    pub leaf: u32,
+    pub image: LeafImage,
+    pub location: Location,
+    /// The operation that let go of it, if one did.
+    pub op: OpNo,
     /// Its first byte and the one behind it, in whole blocks of the medium.
     bytes: (u64, u64),
 }
 
 impl Core {
-    /// Reads those of `leaves` that are not in memory and verify.
-    pub(crate) async fn load_leaves(self: &Rc<Self>, leaves: Vec<(NamespaceId, u32)>) {
-        let mut runs: VecDeque<_> = runs(self.mark_wanted(leaves)).into();
+    /// Reads those of `leaves` that are not in memory and verify; counts what they point to, and with `keep` has them stay
+    /// in memory.
+    pub(crate) async fn load_leaves(self: &Rc<Self>, leaves: Vec<(NamespaceId, u32)>, keep: bool) {
+        let wanted = self.mark_wanted(leaves, keep);
+        self.read_leaves(wanted, move |state, wanted, found| {
+            state.loading.remove(&(wanted.id, wanted.leaf));
+            if let Some(found) = found {
+                state.install_leaf(wanted.id, wanted.leaf, wanted.image.entry, found, keep);
+            }
+        })
+        .await;
+    }
+
+    /// Reads leaves, neighbours together, and hands each to `done`, or `None` for one that cannot be read here.
+    pub(super) async fn read_leaves(
+        self: &Rc<Self>,
+        wanted: Vec<Wanted>,
+        done: impl Fn(&mut State, &Wanted, Option<Leaf>) + Clone + 'static,
+    ) {
+        let mut runs: VecDeque<_> = runs(wanted).into();
         let mut reading = VecDeque::with_capacity(DEPTH);
         loop {
             while reading.len() < DEPTH
                 && let Some(run) = runs.pop_front()
             {
-                let core = self.clone();
-                reading.push_back(self.env.spawner.spawn(async move { core.load_run(run).await }));
+                let (core, done) = (self.clone(), done.clone());
+                reading.push_back(self.env.spawner.spawn(async move { core.read_run(run, done).await }));
             }
             let Some(task) = reading.pop_front() else { break };
             task.await;
@@ -58,8 +78,7 @@ impl Core {
     }
 
     /// Marks the leaves that nobody is reading, and pins their segments.
-    fn mark_wanted(&self, leaves: Vec<(NamespaceId, u32)>) -> Vec<Wanted> {
-        let block = u64::from(self.media.block());
+    fn mark_wanted(&self, leaves: Vec<(NamespaceId, u32)>, keep: bool) -> Vec<Wanted> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let mut all = Vec::with_capacity(leaves.len());
@@ -69,51 +88,69 @@ impl Core {
             let image = slot.image;
             if image.entry == Entry::HOLE && !state.loading.contains(&(id, leaf)) {
                 // it was first written in the replay window
-                state.install_leaf(id, leaf, Leaf::empty());
+                state.install_leaf(id, leaf, image.entry, Leaf::default(), keep);
                 continue;
             }
-            // images are on tier 1
-            let Some(location) = image.entry.location().filter(|l| l.tier() == Tier::Ssd) else { continue };
-            let staged = state.log.batches.staged(location.tier(), location.segment, location.granule).is_some();
-            if staged || !state.log.segments.contains(location.segment) || !state.loading.insert((id, leaf)) {
-                continue;
+            let staged = image
+                .entry
+                .location()
+                .is_none_or(|l| state.log.batches.staged(l.tier(), l.segment, l.granule).is_some());
+            if !staged && state.loading.insert((id, leaf)) {
+                match self.wanted(state, (id, leaf), image, OpNo(0)) {
+                    Some(wanted) => all.push(wanted),
+                    None => drop(state.loading.remove(&(id, leaf))),
+                }
             }
-            state.log.segments.get_mut(location.segment).pins += 1;
-            let start = self.layout.segment(location.segment) + u64::from(location.granule.0 * GRANULE);
-            let end = (start & !511) + u64::from(location.sectors) * 512;
-            let bytes = (start & !(block - 1), end.next_multiple_of(block));
-            all.push(Wanted { id, leaf, image, location, bytes });
         }
-        all.sort_unstable_by_key(|wanted| wanted.bytes.0);
         all
     }
 
-    async fn load_run(self: Rc<Self>, run: Vec<Wanted>) {
+    /// A leaf to be read; pins its segment. `None` when its image can be nowhere.
+    pub(super) fn wanted(
+        &self,
+        state: &mut State,
+        (id, leaf): (NamespaceId, u32),
+        image: LeafImage,
+        op: OpNo,
+    ) -> Option<Wanted> {
+        // images are on tier 1
+        let location = image.entry.location().filter(|l| l.tier() == Tier::Ssd)?;
+        if !state.log.segments.contains(location.segment) {
+            return None;
+        }
+        state.log.segments.get_mut(location.segment).pins += 1;
+        let block = u64::from(self.media.block());
+        let start = self.layout.segment(location.segment) + u64::from(location.granule.0 * GRANULE);
+        let end = (start & !511) + u64::from(location.sectors) * 512;
+        let bytes = (start & !(block - 1), end.next_multiple_of(block));
+        Some(Wanted { id, leaf, image, location, op, bytes })
+    }
+
+    async fn read_run(self: Rc<Self>, run: Vec<Wanted>, done: impl Fn(&mut State, &Wanted, Option<Leaf>)) {
         let from = run.first().map_or(0, |first| first.bytes.0);
         let to = run.iter().map(|wanted| wanted.bytes.1).max().unwrap_or(from);
         let len = usize::try_from(to - from).unwrap_or(usize::MAX);
         let (buf, result) = self.media.read(from, AlignedBuf::zeroed(len), len).await;
         let mut state = self.state.borrow_mut();
-        for Wanted { id, leaf, image, location, .. } in run {
+        for wanted in run {
+            let Wanted { id, leaf, image, location, .. } = &wanted;
             state.log.segments.get_mut(location.segment).pins -= 1;
-            state.loading.remove(&(id, leaf));
             let start = self.layout.segment(location.segment) + u64::from(location.granule.0 * GRANULE);
             let at = usize::try_from(start - from).unwrap_or(usize::MAX);
             let place = state.log.place(location.tier(), location.segment, location.granule);
             let record = buf.get(at..).filter(|_| result.is_ok()).unwrap_or_default();
             let found = RecordHeader::decode_whole(record, &place)
-                .and_then(|(header, payload)| self.open_leaf((id, leaf), &image, &header, payload, &state));
-            if let Ok(found) = found {
-                state.install_leaf(id, leaf, found);
-            }
+                .and_then(|(header, payload)| self.open_leaf((*id, *leaf), image, &header, payload, &state));
+            done(&mut state, &wanted, found.ok());
         }
         drop(state);
         self.loaded.notify_all();
     }
 }
 
-/// Neighbours together. `all` is in order of place.
-fn runs(all: Vec<Wanted>) -> Vec<Vec<Wanted>> {
+/// Neighbours together.
+fn runs(mut all: Vec<Wanted>) -> Vec<Vec<Wanted>> {
+    all.sort_unstable_by_key(|wanted| wanted.bytes.0);
     let mut runs: Vec<Vec<Wanted>> = Vec::new();
     for wanted in all {
         if let Some(run) = runs.last_mut()

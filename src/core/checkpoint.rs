@@ -123,7 +123,7 @@ impl Core {
     ///
     /// # Errors
     /// As [`Core::checkpoint`].
-    pub(crate) async fn checkpoint_all(self: &Rc<Self>, clean: bool) -> Result<()> {
+    pub async fn checkpoint_all(self: &Rc<Self>, clean: bool) -> Result<()> {
         self.begin_checkpoint().await;
         let _running = Running(self);
         self.switch_all(clean).await
@@ -144,10 +144,16 @@ impl Core {
         self.checkpointing.get()
     }
 
-    pub(super) async fn begin_checkpoint(&self) {
+    /// Returns when no checkpoint is under way, and keeps others from beginning.
+    pub(crate) async fn begin_checkpoint(&self) {
         while self.checkpointing.replace(true) {
             self.released.notified().await;
         }
+    }
+
+    /// Lets the next checkpoint begin.
+    pub(crate) fn end_checkpoint(&self) {
+        drop(Running(self));
     }
 
     pub(super) async fn switch_root(self: &Rc<Self>, leaves: usize, clean: bool) -> Result<()> {
@@ -243,22 +249,20 @@ impl Core {
             let root = &self.state.borrow().root;
             root.directory.len() * DIRECTORY_CHANGE_BYTES + root.segments.len() * SEGMENT_CHANGE_BYTES
         };
-        if change_bytes <= self.bounds.image_bytes && !self.image_wanted.take() {
+        if change_bytes <= self.bounds.image_bytes && !self.holes_are_many() && !self.image_wanted.take() {
             return Ok(());
         }
         // directory and generations change only within checkpoints, and one runs at a time: this stays true until the end
-        let (bytes, directory_bytes, image) = {
+        let (bytes, directory_bytes, image, holes) = {
             let state = self.state.borrow();
             let generations: Vec<_> = state.log.segments.iter().map(|(_, info)| info.generation).collect();
             let directory = state.namespaces.iter().flat_map(|(id, n)| {
-                n.directory.iter().filter(|(_, slot)| slot.image.is_told()).map(|(leaf, slot)| DirectoryChange {
-                    namespace: *id,
-                    leaf,
-                    image: slot.image,
-                })
+                // a hole needs not be told (C17), not even one that the directory so far takes for something else
+                let told = n.directory.iter().filter(|(_, slot)| slot.is_in_image());
+                told.map(|(leaf, slot)| DirectoryChange { namespace: *id, leaf, image: slot.image })
             });
             let (bytes, directory_bytes) = encode_image(directory, &generations);
-            (bytes, directory_bytes, state.root.sequence + 1)
+            (bytes, directory_bytes, state.root.sequence + 1, dirty_holes(&state))
         };
         let mut parts = Vec::new();
         for (part, payload) in bytes.chunks(IMAGE_PART_BYTES).enumerate() {
@@ -276,13 +280,20 @@ impl Core {
             state.log.segments.add_live(appended.segment);
             parts.push(appended.entry);
         }
-        let root = &mut self.state.borrow_mut().root;
+        let mut state = self.state.borrow_mut();
+        forget_holes(&mut state, &holes);
+        let root = &mut state.root;
         let old = std::mem::replace(&mut root.image_parts, parts);
         root.release.extend(old.iter().filter_map(|e| e.segment()));
         root.directory.clear();
         root.segments.clear();
         (root.image, root.image_directory_bytes) = (image, directory_bytes);
         Ok(())
+    }
+
+    /// Whether so many leaves were let go of that an image which does not tell of them is less than to tell of each.
+    pub(super) fn holes_are_many(&self) -> bool {
+        self.state.borrow().holes > self.bounds.image_bytes / DIRECTORY_CHANGE_BYTES / 4
     }
 
     fn build_root(&self, state: &mut super::State, clean: bool) -> Root {
@@ -357,7 +368,7 @@ impl Core {
         let bytes = root.encode(&mut buf)?;
         let mut buf = IoBuf::Owned(buf);
         for copy in 0..COPIES {
-            let offset = self.layout.root(root.sequence, copy);
+            let offset = self.layout_now().root(root.sequence, copy);
             let (returned, result) = self.media.write(offset, buf, bytes).await;
             result?;
             buf = returned;
@@ -375,6 +386,7 @@ impl Core {
         reclaim(&mut state);
         drop(state);
         self.stats.roots.add(1);
+        self.mind_fullness();
         self.space.notify_all();
     }
 
@@ -406,6 +418,34 @@ impl Core {
 fn reclaim(state: &mut super::State) -> usize {
     let (settled, replay_start) = (state.log.settled(), state.root.replay_start);
     state.log.segments.reclaim(settled, replay_start)
+}
+
+/// The holes that roots do not know of, but for those that they have to call journaled.
+fn dirty_holes(state: &super::State) -> Vec<(NamespaceId, u32)> {
+    let slots = state.namespaces.iter().flat_map(|(id, n)| n.directory.iter().map(|(leaf, slot)| (*id, leaf, slot)));
+    let holes = slots.filter(|(_, _, slot)| slot.is_dirty_hole() && !slot.image.journaled);
+    holes.map(|(id, leaf, _)| (id, leaf)).collect()
+}
+
+/// The full image does not tell of these leaves. Those that still are holes are clean by that; the others, which came to
+/// hold something meanwhile, have no image.
+fn forget_holes(state: &mut super::State, holes: &[(NamespaceId, u32)]) {
+    let super::State { namespaces, dirty, root, holes: left, .. } = state;
+    for (id, leaf) in holes {
+        let Some(slot) = namespaces.get_mut(id).and_then(|n| n.directory.slot_mut(*leaf)) else { continue };
+        if slot.is_dirty_hole() {
+            *left -= 1;
+            slot.leaf = None;
+        }
+        let old = std::mem::take(&mut slot.image);
+        root.release.extend(old.entry.segment());
+    }
+    if !holes.is_empty() {
+        dirty.retain(|dirty| {
+            let slot = namespaces.get(&dirty.namespace).and_then(|n| n.directory.slot(dirty.leaf));
+            slot.is_some_and(|slot| slot.dirty_since().is_some())
+        });
+    }
 }
 
 /// The generations of the segments that hold an image.

@@ -96,6 +96,14 @@ impl Cleaner {
     }
 }
 
+impl Cleaner {
+    /// The pool has so many segments now.
+    pub(super) fn enlarge(&self, segments: usize, segment_bytes: u32) {
+        *self.pacer.borrow_mut() = Pacer::new(segments, RESERVE_SEGMENTS, segment_bytes);
+        self.hopeless_at.set(None);
+    }
+}
+
 impl Core {
     /// Cleans whenever the pacer asks for it. Runs as a task.
     pub(super) async fn run_cleaner(self: Rc<Self>) {
@@ -120,9 +128,12 @@ impl Core {
 
     /// Whether there is nothing to wait for: all is known, and nothing would gain anything.
     pub(super) fn is_hopeless(&self) -> bool {
-        let segments = &self.state.borrow().log.segments;
+        let state = self.state.borrow();
+        let segments = &state.log.segments;
         let now = (segments.drops(), segments.available());
-        !self.cleaner.counting.get() && (!segments.usage_known() || self.cleaner.hopeless_at.get() == Some(now))
+        state.accounts.is_settled()
+            && !self.cleaner.counting.get()
+            && (!segments.usage_known() || self.cleaner.hopeless_at.get() == Some(now))
     }
 
     fn give_up_cleaning(&self) {
@@ -132,8 +143,9 @@ impl Core {
 
     fn should_clean(&self) -> bool {
         let (known, available) = {
-            let segments = &self.state.borrow().log.segments;
-            (segments.usage_known(), segments.available())
+            let state = self.state.borrow();
+            // what was discarded is not worth a look at its segment
+            (state.log.segments.usage_known() && state.accounts.is_settled(), state.log.segments.available())
         };
         let ends = self.stopping.get() && self.active.get() == 0;
         known
@@ -371,9 +383,7 @@ impl Core {
             survey.total += u32::from(count);
             let taken = (record_bytes(usize::from(stored)) + SUMMARY_ENTRY_BYTES) as u64;
             survey.bytes += taken;
-            if self.know_fragment(&record).await.is_err() {
-                continue;
-            }
+            let Ok(_known) = self.know_fragment(&record).await else { continue };
             let live = self.live_blocks(&record);
             if live == 0 {
                 continue;
@@ -425,12 +435,12 @@ impl Core {
 }
 
 /// Blocks of a segment that was not read since the pool was opened: compressed two to one.
-fn usual_blocks(segment_bytes: u32) -> u32 {
+pub(super) fn usual_blocks(segment_bytes: u32) -> u32 {
     segment_bytes / BLOCK_SIZE * 2
 }
 
 /// The live part of a segment: of what can be dropped from it, and of its space.
-fn live_share(info: &SegmentInfo, usual: u32, segment_bytes: u32) -> f64 {
+pub(super) fn live_share(info: &SegmentInfo, usual: u32, segment_bytes: u32) -> f64 {
     let total = if info.total == 0 { usual } else { info.total };
     let bytes = if info.bytes == 0 { segment_bytes } else { info.bytes };
     (f64::from(info.live) / f64::from(total.max(info.live)) * f64::from(bytes) / f64::from(segment_bytes)).min(1.0)

@@ -224,7 +224,7 @@ impl Core {
             leaves.filter(|(_, _, slot)| slot.image.journaled).map(|(id, leaf, _)| (id, leaf)).collect()
         };
         for (id, leaf) in &marked {
-            self.know(*id, LbaRange { start: first_lba(*leaf), count: 1 }).await?;
+            let _known = self.know(*id, LbaRange { start: first_lba(*leaf), count: 1 }).await?;
             self.state.borrow_mut().touch_leaf(*id, *leaf);
         }
         self.begin_checkpoint().await;

@@ -94,6 +94,7 @@ impl Core {
         spawner.spawn(self.clone().run_counter_roots()).detach();
         spawner.spawn(self.clone().run_preparation()).detach();
         spawner.spawn(self.clone().count_usage()).detach();
+        spawner.spawn(self.clone().run_accounting()).detach();
         spawner.spawn(self.clone().run_scrub()).detach();
         spawner.spawn(self.clone().run_cleaner()).detach();
         if self.tier0.is_some() {
@@ -101,6 +102,16 @@ impl Core {
             spawner.spawn(self.clone().run_marks()).detach();
             spawner.spawn(self.clone().run_destage()).detach();
         }
+    }
+
+    /// Returns when every request to a namespace that is under way now has been answered. One at a time.
+    pub(crate) async fn drain_requests(&self, id: NamespaceId) {
+        let flight = self.state.borrow().namespaces.get(&id).map(|n| n.flight.clone());
+        let Some(flight) = flight else { return };
+        let turn = flight.turn();
+        self.draining.set(true);
+        self.released.until(|| flight.count(turn) == 0).await;
+        self.draining.set(false);
     }
 
     async fn run_inbox(self: Rc<Self>, mailbox: MailboxReceiver<(NamespaceId, Request)>, queues: Rc<Queues>) {
@@ -120,7 +131,7 @@ impl Core {
             self.active.set(self.active.get() + 1);
             let result = self.handle(id, &mut request, &mut extents).await;
             self.active.set(self.active.get() - 1);
-            if self.stopping.get() {
+            if self.stopping.get() || self.draining.get() {
                 self.released.notify_all();
             }
             let sink: Option<Arc<dyn ReplySink>> = request.answer(result, extents);
@@ -134,7 +145,7 @@ impl Core {
         if self.stopping.get() {
             fail!(Shutdown, "the pool is stopping");
         }
-        let namespace = {
+        let (namespace, _ticket) = {
             let mut state = self.state.borrow_mut();
             let namespace = state.namespace_mut(id)?;
             check_bounds(request, namespace.entry.blocks, namespace.entry.logical_block)?;
@@ -142,7 +153,7 @@ impl Core {
                 let is_write = request.kind != RequestKind::Read;
                 namespace.sizes.count(is_write, request.offset, request.len);
             }
-            namespace.stats.clone()
+            (namespace.stats.clone(), namespace.flight.enter())
         };
         let len = request.len;
         match request.kind {
@@ -269,8 +280,9 @@ impl Core {
         let mut skipped = request.offset % u64::from(BLOCK_SIZE);
         let mut left = request.len;
         for lba in (start..end).map(Lba) {
-            self.know(id, LbaRange { start: lba, count: 1 }).await?;
+            let known = self.know(id, LbaRange { start: lba, count: 1 }).await?;
             let data = self.state.borrow().namespace(id)?.directory.get(lba) != Entry::HOLE;
+            drop(known);
             let len = (u64::from(BLOCK_SIZE) - std::mem::take(&mut skipped)).min(left);
             left -= len;
             match extents.last_mut() {

@@ -66,7 +66,7 @@ impl Core {
     ///
     /// # Errors
     /// The medium's error; the latch is closed then.
-    pub(super) async fn flush_now(&self) -> Result<()> {
+    pub(crate) async fn flush_now(&self) -> Result<()> {
         while self.flushing.get() {
             self.durable.notified().await;
         }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::Core;
 use super::room::Purpose;
 use super::state::{State, gone};
+use super::window::WRITE_BACK_QUARTERS;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::leaf::{LEAF_BYTES, decode_leaf, encode_leaf};
 use crate::format::record::{RecordBody, RecordHeader, record_bytes};
@@ -15,25 +16,16 @@ use crate::format::root::LeafImage;
 use crate::format::{Entry, Location, Tier};
 use crate::limits::GRANULE;
 use crate::log::StreamKind;
-use crate::map::{DirtyLeaf, Leaf, first_lba};
+use crate::map::{DirtyLeaf, Leaf, LeafSlot, first_lba};
 use crate::units::{Granule, LbaRange, NamespaceId, OpNo, SegmentId};
 
 /// Leaves read at a time when usage is counted: those of one read, when they lie side by side.
 const COUNT_DEPTH: usize = 128;
 
 impl Core {
-    /// Returns when all leaves of a range are known. They stay known.
-    ///
-    /// # Errors
-    /// A leaf cannot be read, or the namespace is gone.
-    pub(crate) async fn know(self: &Rc<Self>, id: NamespaceId, range: LbaRange) -> Result<()> {
-        loop {
-            let missing = self.state.borrow().namespace(id)?.directory.first_to_load(range);
-            match missing {
-                None => return Ok(()),
-                Some(leaf) => self.load_leaf(id, leaf).await?,
-            }
-        }
+    /// Whether a leaf of a namespace holds nothing, in memory or on media.
+    pub(crate) fn is_hole(&self, id: NamespaceId, leaf: u32) -> bool {
+        self.state.borrow().namespaces.get(&id).is_none_or(|n| n.directory.is_hole(leaf))
     }
 
     /// LBAs of a namespace; 0 when it is not there.
@@ -51,8 +43,8 @@ impl Core {
         let mut state = self.state.borrow_mut();
         state.loading.remove(&(id, leaf));
         let result = result.map(|found| {
-            if let Some(found) = found {
-                state.install_leaf(id, leaf, found);
+            if let Some((image, found)) = found {
+                state.install_leaf(id, leaf, image, found, true);
             }
         });
         drop(state);
@@ -60,7 +52,7 @@ impl Core {
         result
     }
 
-    async fn read_leaf(self: &Rc<Self>, id: NamespaceId, leaf: u32) -> Result<Option<Leaf>> {
+    async fn read_leaf(self: &Rc<Self>, id: NamespaceId, leaf: u32) -> Result<Option<(Entry, Leaf)>> {
         let image = {
             let state = self.state.borrow();
             let directory = &state.namespace(id)?.directory;
@@ -70,13 +62,14 @@ impl Core {
             }
         };
         // it was first written in the replay window
-        let Some(location) = image.entry.location() else { return Ok(Some(Leaf::empty())) };
+        let Some(location) = image.entry.location() else { return Ok(Some((image.entry, Leaf::default()))) };
         let header = self.read_metadata(&location).await.map_err(|e| {
             self.stats.corrupt.add(1);
             e.within(format!("leaf {leaf} of namespace {id} at {:?}", image.entry))
         });
         let (header, bytes) = header.inspect_err(|e| tracing::error!("{e}"))?;
-        self.open_leaf((id, leaf), &image, &header, &bytes, &self.state.borrow()).map(Some)
+        let leaf = self.open_leaf((id, leaf), &image, &header, &bytes, &self.state.borrow())?;
+        Ok(Some((image.entry, leaf)))
     }
 
     /// The leaf that a record holds, if it is the one that the directory names.
@@ -105,7 +98,7 @@ impl Core {
         if let Some(entry) = entries.iter().find(|entry| !state.log.contains(**entry)) {
             return Err(Error::corrupt("leaf", "segment", state.log.segments.count() as u64, entry.0));
         }
-        Ok(Leaf { entries, dirty_since: None })
+        Ok(Leaf { entries: Some(entries), dirty_since: None })
     }
 
     /// Reads and verifies a metadata record that fits a fragment buffer; returns its header and payload.
@@ -135,7 +128,10 @@ impl Core {
             let oldest = self.state.borrow().dirty.oldest().filter(|oldest| oldest.since <= until);
             let Some(oldest) = oldest else { break };
             self.know_oldest(oldest, max - written).await?;
-            self.make_room(Purpose::Metadata, record_bytes(LEAF_BYTES), 1).await?;
+            // a hole takes no record: it can be told also by a pool that is full
+            if !self.oldest_is_hole() {
+                self.make_room(Purpose::Metadata, record_bytes(LEAF_BYTES), 1).await?;
+            }
             if self.append_oldest_leaf() {
                 written += 1;
             }
@@ -150,9 +146,9 @@ impl Core {
     /// One cannot be read.
     pub(crate) async fn know_dirty(self: &Rc<Self>) -> Result<()> {
         let all: Vec<_> = self.state.borrow().dirty.iter().map(|dirty| (dirty.namespace, dirty.leaf)).collect();
-        self.load_leaves(all.clone()).await;
+        self.load_leaves(all.clone(), true).await;
         for (id, leaf) in all {
-            self.know(id, LbaRange { start: first_lba(leaf), count: 1 }).await?;
+            let _known = self.know(id, LbaRange { start: first_lba(leaf), count: 1 }).await?;
         }
         Ok(())
     }
@@ -170,12 +166,20 @@ impl Core {
         }
         let next: Vec<_> = self.state.borrow().dirty.iter().take(wanted.min(COUNT_DEPTH)).copied().collect();
         let next = next.into_iter().filter(missing).map(|dirty| (dirty.namespace, dirty.leaf)).collect();
-        self.load_leaves(next).await;
+        self.load_leaves(next, true).await;
+        // it stays known: a dirty leaf leaves memory when it is written back
         match self.know(namespace, range).await {
             // its leaves have left the queue
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            result => result,
+            result => result.map(drop),
         }
+    }
+
+    fn oldest_is_hole(&self) -> bool {
+        let state = self.state.borrow();
+        let Some(oldest) = state.dirty.oldest() else { return false };
+        let slot = state.namespaces.get(&oldest.namespace).and_then(|n| n.directory.slot(oldest.leaf));
+        slot.is_none_or(LeafSlot::is_hole)
     }
 
     /// Appends the image of the oldest dirty leaf; room was made. One await-free step (I12).
@@ -201,17 +205,16 @@ impl Core {
         leaf: u32,
         (segment, granule): (SegmentId, Granule),
     ) -> Result<()> {
-        let is_there = |slot: &crate::map::LeafSlot| {
-            slot.image.entry.location().is_some_and(|l| (l.segment, l.granule) == (segment, granule))
-        };
+        let is_there =
+            |slot: &LeafSlot| slot.image.entry.location().is_some_and(|l| (l.segment, l.granule) == (segment, granule));
         let wanted = |state: &super::State| {
             let slot = state.namespaces.get(&id).and_then(|n| n.directory.slot(leaf));
-            slot.is_some_and(|slot| is_there(slot) && slot.leaf.as_ref().is_none_or(|l| l.dirty_since.is_none()))
+            slot.is_some_and(|slot| is_there(slot) && slot.dirty_since().is_none())
         };
         if !wanted(&self.state.borrow()) {
             return Ok(());
         }
-        self.know(id, LbaRange { start: first_lba(leaf), count: 1 }).await?;
+        let _known = self.know(id, LbaRange { start: first_lba(leaf), count: 1 }).await?;
         self.make_room(Purpose::Metadata, record_bytes(LEAF_BYTES), 1).await?;
         let mut state = self.state.borrow_mut();
         if wanted(&state) && append_leaf(&mut state, id, leaf) {
@@ -221,7 +224,7 @@ impl Core {
     }
 
     /// Reads every leaf that has not been read, so that what each segment holds is known; then what is empty can be
-    /// reused. Runs once in the background after opening.
+    /// reused. They stay in memory if all of them have room. Runs once in the background after opening.
     pub(super) async fn count_usage(self: Rc<Self>) {
         self.count_leaves().await;
         self.cleaner.counting.set(false);
@@ -231,16 +234,21 @@ impl Core {
     }
 
     async fn count_leaves(self: &Rc<Self>) {
-        let ids: Vec<_> = self.state.borrow().namespaces.keys().copied().collect();
+        let (ids, keep) = {
+            let state = self.state.borrow();
+            let ids: Vec<_> = state.namespaces.keys().copied().collect();
+            (ids, state.leaves().0 <= state.clock.budget())
+        };
         for id in ids {
             let mut next = 0;
             while let Some(leaves) = self.next_uncounted(id, &mut next) {
-                self.load_leaves(leaves.iter().map(|leaf| (id, *leaf)).collect()).await;
-                let tasks = leaves.into_iter().map(|leaf| {
+                self.load_leaves(leaves.iter().map(|leaf| (id, *leaf)).collect(), keep).await;
+                // those that others were reading, or that could not be read, or are not on the medium yet
+                let left: Vec<_> = leaves.into_iter().filter(|leaf| !self.is_counted(id, *leaf)).collect();
+                let tasks = left.into_iter().map(|leaf| {
                     let core = self.clone();
-                    // not just loaded by somebody, perhaps in vain: known
                     let range = LbaRange { start: first_lba(leaf), count: 1 };
-                    self.env.spawner.spawn(async move { core.know(id, range).await })
+                    self.env.spawner.spawn(async move { core.know(id, range).await.map(drop) })
                 });
                 // all of them end: a task that is dropped on its way leaves its leaf, buffer and pin behind
                 let mut failed = None;
@@ -251,6 +259,7 @@ impl Core {
                     tracing::error!("usage cannot be counted, so no space is reused: {error}");
                     return;
                 }
+                self.shed_replayed().await;
             }
         }
         let mut state = self.state.borrow_mut();
@@ -259,12 +268,34 @@ impl Core {
         state.log.journal.usage_counted(now);
     }
 
+    /// Leaves that waited for replayed changes came into memory with them, dirty: has them written back, so that they can go.
+    async fn shed_replayed(self: &Rc<Self>) {
+        while self.dirty_leaves_exceed(WRITE_BACK_QUARTERS) {
+            let left = self.state.borrow().dirty_in_memory();
+            if let Err(error) = self.checkpoint(self.leaves_a_checkpoint()).await {
+                // without room it comes later: that of the count is what brings some
+                tracing::debug!("leaves stay in memory while usage is counted: {error}");
+                return;
+            }
+            // hosts write too: what they change is not for us to wait for
+            if self.state.borrow().dirty_in_memory() >= left {
+                return;
+            }
+        }
+    }
+
+    fn is_counted(&self, id: NamespaceId, leaf: u32) -> bool {
+        let state = self.state.borrow();
+        let slot = state.namespaces.get(&id).and_then(|n| n.directory.slot(leaf));
+        slot.is_none_or(|slot| slot.counted || slot.is_hole())
+    }
+
     fn next_uncounted(&self, id: NamespaceId, next: &mut u32) -> Option<Vec<u32>> {
         let state = self.state.borrow();
         let directory = &state.namespace(id).map_err(|_| gone(id)).ok()?.directory;
         let mut leaves = Vec::with_capacity(COUNT_DEPTH);
         while leaves.len() < COUNT_DEPTH && *next < directory.leaf_count() {
-            if directory.needs_load(*next) {
+            if directory.needs_load(*next) && directory.slot(*next).is_some_and(|slot| !slot.counted) {
                 leaves.push(*next);
             }
             *next += 1;
@@ -273,31 +304,40 @@ impl Core {
     }
 }
 
-/// Appends the image of a leaf in memory; room was made. One await-free step (I12). Returns whether there was one.
-fn append_leaf(state: &mut super::State, id: NamespaceId, index: u32) -> bool {
-    let Some(namespace) = state.namespaces.get_mut(&id) else { return false };
-    let Some(slot) = namespace.directory.slot_mut(index) else { return false };
+/// Appends the image of a leaf in memory; room was made. A leaf of holes takes no record. One await-free step (I12).
+/// Returns whether there was one.
+fn append_leaf(state: &mut State, id: NamespaceId, index: u32) -> bool {
+    let State { namespaces, log, root, clock, holes, .. } = state;
+    let Some(slot) = namespaces.get_mut(&id).and_then(|n| n.directory.slot_mut(index)) else { return false };
+    *holes -= usize::from(slot.is_dirty_hole());
     let Some(leaf) = &mut slot.leaf else { return false };
-    let mut bytes = [0; LEAF_BYTES];
-    encode_leaf(&leaf.entries, &mut bytes);
-    let complete = state.log.last_op();
-    let header = RecordHeader {
-        namespace: id,
-        first: first_lba(index),
-        op_delta: 0,
-        stored: 0,
-        body: RecordBody::Leaf { complete: complete.0 },
-    };
-    let appended = state.log.append(StreamKind::Leaf, header, &bytes, crate::codec::payload_hash(&bytes));
     leaf.dirty_since = None;
+    let complete = log.last_op();
     // nothing of the leaf is on tier 0: from here on nothing goes there until a root calls it journaled again
-    let cooled = slot.takes_journal && leaf.entries.iter().all(|entry| entry.tier() != Some(Tier::Pmem));
+    let cooled = slot.takes_journal && leaf.iter().all(|entry| entry.tier() != Some(Tier::Pmem));
     slot.takes_journal &= !cooled;
-    let image = LeafImage { entry: appended.entry, complete, journaled: slot.image.journaled && !cooled };
-    let old = std::mem::replace(&mut slot.image, image);
-    state.log.segments.add_live(appended.segment);
-    state.root.release.extend(old.entry.segment());
-    state.root.directory.insert((id, index), slot.image);
+    let journaled = slot.image.journaled && !cooled;
+    let entry = match leaf.entries.as_ref().filter(|entries| entries.iter().any(|entry| *entry != Entry::HOLE)) {
+        None => {
+            if slot.is_resident() {
+                clock.went();
+            }
+            slot.leaf = None;
+            Entry::HOLE
+        }
+        Some(entries) => {
+            let mut bytes = [0; LEAF_BYTES];
+            encode_leaf(entries, &mut bytes);
+            let body = RecordBody::Leaf { complete: complete.0 };
+            let header = RecordHeader { namespace: id, first: first_lba(index), op_delta: 0, stored: 0, body };
+            let appended = log.append(StreamKind::Leaf, header, &bytes, crate::codec::payload_hash(&bytes));
+            log.segments.add_live(appended.segment);
+            appended.entry
+        }
+    };
+    let old = std::mem::replace(&mut slot.image, LeafImage { entry, complete, journaled });
+    root.release.extend(old.entry.segment());
+    root.directory.insert((id, index), slot.image);
     true
 }
 

@@ -6,7 +6,8 @@
 //!                         ├─► discard (CLEAR records)      └─ flush: durability of batches
 //!                         └─► partial (sub-block writes by compare)
 //!   tier 0 (if there is a journal): small hot writes ─► persisted, a group at a time ─► acknowledge
-//!   background: batch timer · leaf write-back and roots (checkpoint) · usage count · cleaner (clean, relocate, unpack)
+//!   background: batch timer · leaf write-back and roots (checkpoint) · usage count · accounts of discarded leaves
+//!               · cleaner (clean, relocate, unpack)
 //! ```
 //!
 //! **Invariants.** All of I1–I12; each file cites those it upholds. Mutable state is in one [`State`] that is borrowed
@@ -17,6 +18,7 @@
 //!
 //! **Not here:** opening and recovery (`recovery`, `pool`), protocols (`frontend`).
 
+mod account;
 mod bulk;
 mod checkpoint;
 mod clean;
@@ -26,6 +28,7 @@ mod discard;
 mod dispatch;
 mod flush;
 mod fragment;
+mod fullness;
 mod latch;
 mod leaves;
 mod partial;
@@ -33,6 +36,7 @@ mod prepare;
 mod read;
 mod relocate;
 pub mod request;
+mod resident;
 mod room;
 pub mod scrub;
 mod scrub_journal;
@@ -49,6 +53,8 @@ mod write;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+pub use account::Accounts;
+pub use fullness::{Fullness, Watermarks};
 pub use latch::Latch;
 pub use state::{Namespace, RootState, State};
 pub use stats::{NamespaceStats, Stats};
@@ -80,8 +86,10 @@ pub struct Core {
     pub media: Media,
     /// Tier 0, if the pool has a journal.
     pub tier0: Option<Tier0>,
-    /// Where things are on the medium.
+    /// Where things are on the medium; its end as it was when the pool was opened ([`Core::layout_now`]).
     pub layout: Layout,
+    /// Bytes of the pool, which may grow.
+    pool_bytes: Cell<u64>,
     /// Identity.
     pub pool: PoolId,
     /// This tenure.
@@ -96,6 +104,8 @@ pub struct Core {
     pub bounds: ReplayBounds,
     /// Counters.
     pub stats: Stats,
+    /// How full it may become before people are told.
+    watch: fullness::Watch,
     /// Everything in use read back.
     pub scrub: scrub::Scrub,
     bufs: BufPool,
@@ -110,6 +120,8 @@ pub struct Core {
     flushes_at_open: Cell<u64>,
     checkpointing: Cell<bool>,
     stopping: Cell<bool>,
+    /// Somebody waits for requests under way.
+    draining: Cell<bool>,
     /// Requests being handled.
     active: Cell<usize>,
     /// Slots, segments or room in a batch appeared, space was gained, or none will be any more.
@@ -118,6 +130,8 @@ pub struct Core {
     durable: Notify,
     /// A leaf was loaded, or could not be.
     loaded: Notify,
+    /// The map let go of leaves.
+    pub(crate) detached: Notify,
     /// The first record of a host batch was appended.
     batch_begun: Notify,
     /// Segments are running out, or the replay window is large.
@@ -149,6 +163,7 @@ impl Core {
             media,
             tier0: journal.map(Tier0::new),
             layout,
+            pool_bytes: Cell::new(layout.pool_bytes),
             pool,
             session,
             state: RefCell::new(state),
@@ -156,6 +171,7 @@ impl Core {
             latch: Latch::default(),
             bounds,
             stats: Stats::default(),
+            watch: fullness::Watch::default(),
             scrub: scrub::Scrub::default(),
             bufs: BufPool::new(FRAGMENT_BUFS, FRAGMENT_BUF_BYTES),
             leaf_bufs: BufPool::new(LEAF_BUFS, FRAGMENT_BUF_BYTES),
@@ -166,15 +182,32 @@ impl Core {
             flushes_at_open: Cell::new(0),
             checkpointing: Cell::new(false),
             stopping: Cell::new(false),
+            draining: Cell::new(false),
             active: Cell::new(0),
             space: Notify::default(),
             durable: Notify::default(),
             loaded: Notify::default(),
+            detached: Notify::default(),
             batch_begun: Notify::default(),
             checkpoint_wanted: Notify::default(),
             preparation_wanted: Notify::default(),
             released: Notify::default(),
         })
+    }
+
+    /// Where things are on the medium, now that the pool may have grown.
+    #[must_use]
+    pub fn layout_now(&self) -> Layout {
+        Layout { pool_bytes: self.pool_bytes.get(), ..self.layout }
+    }
+
+    /// The pool has grown, durably: it has so many segments.
+    pub(crate) fn enlarge(&self, pool_bytes: u64, segments: u32) {
+        self.pool_bytes.set(pool_bytes);
+        self.state.borrow_mut().log.segments.grow(segments as usize);
+        self.cleaner.enlarge(segments as usize, self.layout.segment_bytes);
+        self.checkpoint_wanted.notify_all();
+        self.space.notify_all();
     }
 
     /// The number for the next fragment to be sealed: never the same twice under a key (I7), since the session is new

@@ -76,7 +76,7 @@ impl Core {
         self.latch.check()?;
         self.pace().await;
         let range = LbaRange { start: part.lba, count: 1 };
-        self.know(id, range).await?;
+        let _known = self.know(id, range).await?;
         // 1. read; the pin keeps the entry from meaning anything else until the compare
         let seen = self.state.borrow().namespace(id)?.directory.get(part.lba);
         let pinned = seen.place();

@@ -54,7 +54,7 @@ impl Core {
     }
 
     async fn read_piece(self: &Rc<Self>, id: NamespaceId, piece: LbaRange, out: &mut [u8], urgent: bool) -> Result<()> {
-        self.know(id, piece).await?;
+        let _known = self.know(id, piece).await?;
         // buffers first: nothing may be awaited between sampling the entries and pinning their segments
         let mut bufs = Bufs::new();
         let wanted = usize::try_from(piece.count).unwrap_or(usize::MAX) + 1;

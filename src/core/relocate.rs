@@ -27,6 +27,7 @@
 use std::rc::Rc;
 
 use super::Core;
+use super::resident::Known;
 use super::room::Purpose;
 use super::unpack::Workspace;
 use crate::canary::{self, Rule};
@@ -120,10 +121,10 @@ impl Core {
     ) -> Result<()> {
         for record in records {
             let Change::Fragment { entry, mask, .. } = record.change else { continue };
-            if self.know_fragment(record).await.is_err() {
+            let Ok(_known) = self.know_fragment(record).await else {
                 done.left += 1;
                 continue;
-            }
+            };
             let live = if canary::is_off(Rule::MoveByCompare) { mask } else { self.live_blocks(record) };
             if live == 0 {
                 continue;
@@ -156,14 +157,14 @@ impl Core {
         Ok(())
     }
 
-    /// Returns when the map knows the blocks of a record.
-    pub(super) async fn know_fragment(self: &Rc<Self>, record: &SummaryEntry) -> Result<()> {
-        let Change::Fragment { mask, .. } = record.change else { return Ok(()) };
+    /// Returns when the map knows the blocks of a record; `None` when there is nothing to know.
+    pub(super) async fn know_fragment(self: &Rc<Self>, record: &SummaryEntry) -> Result<Option<Known<'_>>> {
+        let Change::Fragment { mask, .. } = record.change else { return Ok(None) };
         let count = u64::from(u8::BITS - mask.leading_zeros()).max(1);
         match self.know(record.namespace, LbaRange { start: record.first, count }).await {
             // a namespace that is gone has nothing live
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            result => result,
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            result => result.map(Some),
         }
     }
 

@@ -282,9 +282,10 @@ impl Core {
         let mut first = None;
         for lba in (0..8).filter(|index| mask >> index & 1 == 1).map(|index| Lba(record.first.0 + index)) {
             // a leaf that cannot be read has been, or will be, found by itself
-            if lba.0 >= self.blocks_of(id) || self.know(id, LbaRange { start: lba, count: 1 }).await.is_err() {
+            if lba.0 >= self.blocks_of(id) {
                 continue;
             }
+            let Ok(_known) = self.know(id, LbaRange { start: lba, count: 1 }).await else { continue };
             let state = self.state.borrow();
             let entry = state.namespace(id).map(|n| n.directory.get(lba)).unwrap_or_default();
             if entry.location().is_some_and(|l| (l.tier(), l.segment, l.granule) == here) {

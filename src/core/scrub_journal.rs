@@ -19,8 +19,8 @@ use crate::format::{Location, Tier};
 use crate::limits::{GRANULE, JOURNAL_SEGMENT_BYTES};
 use crate::log::walk::walk_all;
 use crate::log::{SegmentState, Streams};
-use crate::map::first_lba;
-use crate::units::{Granule, Lba, NamespaceId, SegmentId};
+use crate::map::{Leaf, first_lba};
+use crate::units::{Granule, Lba, LbaRange, NamespaceId, SegmentId};
 
 impl Core {
     pub(super) async fn scrub_journal_segment(self: &Rc<Self>, id: SegmentId) {
@@ -48,30 +48,33 @@ impl Core {
         self.scrub_rests(began, len).await;
         let mut found = 0;
         for record in walk_all(&bytes, &place) {
-            found += if self.know_fragment(&record).await.is_ok() { self.live_blocks(&record).count_ones() } else { 0 };
+            if let Ok(known) = self.know_fragment(&record).await {
+                found += self.live_blocks(&record).count_ones();
+                drop(known);
+            }
             self.scrub_record(&record, &bytes, &place).await;
         }
         // more may have been overwritten meanwhile, and nothing is added to a sealed one
         let live = live.min(self.state.borrow().log.journal.get(id).live);
         if !is_open && found < live {
-            self.scrub_hidden(&bytes, &place);
+            self.scrub_hidden(&bytes, &place).await;
         }
         self.unpin(Tier::Pmem, id);
     }
 
     /// Names the blocks that the map has in a segment of tier 0 and that no record there holds.
-    fn scrub_hidden(&self, bytes: &[u8], place: &Place) {
+    async fn scrub_hidden(self: &Rc<Self>, bytes: &[u8], place: &Place) {
         let mut hidden: Vec<(NamespaceId, Lba, Location)> = Vec::new();
-        {
+        for (id, leaf) in self.leaves_on_journal() {
+            let range = LbaRange { start: first_lba(leaf), count: 1 };
+            // a leaf that cannot be read has been, or will be, found by itself
+            let Ok(_known) = self.know(id, range).await else { continue };
             let state = self.state.borrow();
-            for (id, namespace) in state.namespaces.iter().filter(|(_, namespace)| namespace.on_journal > 0) {
-                for (leaf, slot) in namespace.directory.iter() {
-                    let entries = slot.leaf.iter().flat_map(|leaf| leaf.entries.iter()).enumerate();
-                    let located = entries.filter_map(|(at, entry)| entry.location().map(|location| (at, location)));
-                    let here = located.filter(|(_, l)| (l.tier(), l.segment) == (place.tier, place.segment));
-                    hidden.extend(here.map(|(at, location)| (*id, Lba(first_lba(leaf).0 + at as u64), location)));
-                }
-            }
+            let slot = state.namespaces.get(&id).and_then(|n| n.directory.slot(leaf));
+            let entries = slot.and_then(|slot| slot.leaf.as_ref()).into_iter().flat_map(Leaf::iter).enumerate();
+            let located = entries.filter_map(|(at, entry)| entry.location().map(|location| (at, location)));
+            let here = located.filter(|(_, l)| (l.tier(), l.segment) == (place.tier, place.segment));
+            hidden.extend(here.map(|(at, location)| (id, Lba(first_lba(leaf).0 + at as u64), location)));
         }
         let walked = walk_all(bytes, place);
         let is_walked = |granule: Granule| walked.iter().any(|r| super::scrub::granule_of(r) == Some(granule));
@@ -85,5 +88,13 @@ impl Core {
                 self.scrub_found(Some(id), at, Some(lba.0), 1, error.to_string());
             }
         }
+    }
+
+    /// The leaves that may have blocks on tier 0.
+    fn leaves_on_journal(&self) -> Vec<(NamespaceId, u32)> {
+        let state = self.state.borrow();
+        let namespaces = state.namespaces.iter().filter(|(_, namespace)| namespace.on_journal > 0);
+        let leaves = namespaces.flat_map(|(id, n)| n.directory.iter().map(|(leaf, slot)| (*id, leaf, slot)));
+        leaves.filter(|(_, _, slot)| slot.image.journaled).map(|(id, leaf, _)| (id, leaf)).collect()
     }
 }

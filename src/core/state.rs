@@ -3,11 +3,13 @@
 //! Borrowed only between awaits. [`State::set`] is the one way to change a map entry; it keeps live counts and the
 //! dirty queue in step.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::account::Accounts;
 use super::stats::NamespaceStats;
 use super::unit::Sizes;
 use crate::codec::Sealer;
@@ -17,7 +19,7 @@ use crate::format::root::{LeafImage, Lifetime, WindowSession};
 use crate::format::{Entry, Tier};
 use crate::limits::BLOCK_SIZE;
 use crate::log::{Log, StreamKind};
-use crate::map::{Directory, DirtyQueue, Heat, Leaf, leaf_of};
+use crate::map::{Clock, Directory, DirtyQueue, Heat, leaf_of};
 use crate::units::{Generation, Lba, NamespaceId, OpNo, SegmentId};
 
 /// A namespace while its pool is open.
@@ -32,6 +34,8 @@ pub struct Namespace {
     pub size: Arc<AtomicU64>,
     /// Its last acknowledged operation on tier 1: what FLUSH waits for. What went to tier 0 was acknowledged when durable.
     pub last_op: OpNo,
+    /// The last CLEAR that was appended for it: what is a hole by now may be durable only with that.
+    pub cleared: OpNo,
     /// Bytes written since its last flush: how it uses its disk.
     pub unflushed: u64,
     /// What its requests were like.
@@ -40,6 +44,47 @@ pub struct Namespace {
     pub on_journal: u64,
     /// Counters.
     pub stats: Rc<NamespaceStats>,
+    /// Requests under way.
+    pub flight: Rc<Flight>,
+}
+
+/// Requests under way, in two turns: those that came before a moment can be waited for while others come.
+#[derive(Default)]
+pub struct Flight {
+    turn: Cell<bool>,
+    counts: [Cell<u64>; 2],
+}
+
+/// A request under way.
+pub(super) struct Ticket {
+    flight: Rc<Flight>,
+    turn: usize,
+}
+
+impl Flight {
+    /// A request begins.
+    pub(super) fn enter(self: &Rc<Self>) -> Ticket {
+        let turn = usize::from(self.turn.get());
+        self.counts[turn].set(self.counts[turn].get() + 1);
+        Ticket { flight: self.clone(), turn }
+    }
+
+    /// Another turn begins. Returns the one before.
+    pub(super) fn turn(&self) -> usize {
+        usize::from(self.turn.replace(!self.turn.get()))
+    }
+
+    /// Requests of a turn under way.
+    pub(super) fn count(&self, turn: usize) -> u64 {
+        self.counts[turn].get()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let count = &self.flight.counts[self.turn];
+        count.set(count.get() - 1);
+    }
 }
 
 impl Namespace {
@@ -54,7 +99,8 @@ impl Namespace {
     /// Blocks were moved from tier 0 to tier 1. They are of one leaf, or of this and the next.
     pub fn count_destaged(&mut self, first: Lba, blocks: u32) {
         self.stats.journal_destaged.add(u64::from(blocks) * u64::from(BLOCK_SIZE));
-        self.heat(first).destaged += blocks;
+        let heat = self.heat(first);
+        heat.destaged = heat.destaged.saturating_add(blocks);
     }
 
     fn heat(&mut self, lba: Lba) -> &mut Heat {
@@ -102,6 +148,14 @@ pub struct State {
     pub namespaces: BTreeMap<NamespaceId, Namespace>,
     /// Dirty leaves.
     pub dirty: DirtyQueue,
+    /// Of the dirty leaves, those that are holes: they take no memory, and no record to be written back.
+    pub holes: usize,
+    /// Of the dirty leaves, those that wait for what recovery found: they are not in memory.
+    pub waiting: usize,
+    /// Leaves in memory.
+    pub clock: Clock,
+    /// Leaves that the map has let go of.
+    pub accounts: Accounts,
     /// Roots.
     pub root: RootState,
     /// The namespace table as it is on media.
@@ -142,29 +196,30 @@ impl State {
     /// Changes one map entry, for operation `op` that was appended in the same step (I12).
     pub fn set(&mut self, id: NamespaceId, lba: Lba, entry: Entry, op: OpNo) {
         let Some(namespace) = self.namespaces.get_mut(&id) else { return };
-        let (old, became_dirty) = namespace.directory.set(lba, entry, op);
-        if became_dirty {
-            self.dirty.push(id, crate::map::leaf_of(lba), op);
+        let Some(change) = namespace.directory.set(lba, entry, op) else { return };
+        let leaf = crate::map::leaf_of(lba);
+        if change.became_dirty {
+            self.dirty.push(id, leaf, op);
         }
+        self.holes -= usize::from(change.was_dirty_hole);
         self.dirty.count_changes(1);
-        let on_journal = |entry: Entry| u64::from(entry.tier() == Some(Tier::Pmem));
-        namespace.on_journal += on_journal(entry);
-        namespace.on_journal -= on_journal(old);
-        if on_journal(old) > 0 {
+        let is_on_journal = |entry: Entry| entry.tier() == Some(Tier::Pmem);
+        if is_on_journal(entry) {
+            namespace.on_journal += 1;
+            namespace.heat(lba).resident += 1;
+        }
+        if is_on_journal(change.old) {
+            namespace.on_journal -= 1;
             namespace.stats.journal_left.add(u64::from(BLOCK_SIZE));
-            namespace.heat(lba).left += 1;
+            let heat = namespace.heat(lba);
+            heat.left = heat.left.saturating_add(1);
+            heat.resident -= 1;
         }
         self.log.add_live(entry);
-        self.log.drop_live(old, op);
-    }
-
-    /// A leaf came from media: it is known from now on, and what it points to is live.
-    pub fn install_leaf(&mut self, id: NamespaceId, leaf: u32, loaded: Leaf) {
-        let Some(namespace) = self.namespaces.get_mut(&id) else { return };
-        let Some(entries) = namespace.directory.install(leaf, loaded) else { return };
-        let on_journal = entries.iter().filter(|entry| entry.tier() == Some(Tier::Pmem)).count();
-        namespace.on_journal += on_journal as u64;
-        entries.iter().for_each(|entry| self.log.add_live(*entry));
+        self.log.drop_live(change.old, op);
+        if change.became_resident {
+            self.admit(id, leaf);
+        }
     }
 
     /// A leaf in memory is to be written again, though nothing changed: its image is damaged.
@@ -197,6 +252,12 @@ impl State {
                 slot.takes_journal = slot.image.journaled;
             }
         }
+    }
+
+    /// Dirty leaves that take the memory of one.
+    #[must_use]
+    pub fn dirty_in_memory(&self) -> usize {
+        self.dirty.len() - self.holes - self.waiting
     }
 
     /// The replay start that a root built now may name: every record up to it is in a leaf image.

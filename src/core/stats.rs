@@ -44,6 +44,12 @@ pub struct Stats {
     pub read_errors: Counter,
     /// Leaves written back.
     pub leaves_written: Counter,
+    /// Looks at the map that found their leaves in memory.
+    pub map_hits: Counter,
+    /// Looks at the map that had to read a leaf first.
+    pub map_misses: Counter,
+    /// Leaves that the map let go of at once.
+    pub leaves_detached: Counter,
     /// Roots switched to.
     pub roots: Counter,
     /// Times that the map was written back for a root to fit its slot.

@@ -284,7 +284,7 @@ impl Core {
     pub(crate) async fn lose_blocks(self: &Rc<Self>, id: NamespaceId, range: LbaRange, known: bool) -> Result<u64> {
         let mut lost = 0;
         for lba in (range.start.0..range.end().0).map(Lba) {
-            self.know(id, LbaRange { start: lba, count: 1 }).await?;
+            let _known = self.know(id, LbaRange { start: lba, count: 1 }).await?;
             let mut state = self.state.borrow_mut();
             if !known {
                 let now = state.log.last_op();

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   changes since the oldest dirty leaf's first ─┬─ ¾ of the bound ─► leaves are written back
-//!   segments that roots list for replay ─────────┴─ the bound ──────► writers run checkpoints before they go on
+//!   segments that roots list for replay ─────────┤
+//!   dirty leaves of those that memory holds ─────┴─ the bound ──────► writers run checkpoints before they go on
 //! ```
 //!
 //! **Invariants.** A root always fits its slot: the segments that it lists are bounded, and so are the changes since its
@@ -13,18 +14,21 @@
 
 use std::rc::Rc;
 
-use super::Core;
 use super::checkpoint::{ANNOUNCED_TARGET, Running};
 use super::room::RESERVE_SEGMENTS;
+use super::{Core, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::ROOT_BYTES;
+use crate::format::leaf::LEAF_BYTES;
 use crate::format::root::{CHANGE_BYTES_MAX, WINDOW_SEGMENT_BYTES, bytes_of_root};
 use crate::limits::LEAF_ENTRIES;
 
 /// All of the bounds.
 pub(super) const QUARTERS: u64 = 4;
 /// From here on leaves are written back.
-const WRITE_BACK_QUARTERS: u64 = 3;
+pub(super) const WRITE_BACK_QUARTERS: u64 = 3;
+/// Changes to be replayed that take the memory of a leaf.
+const CHANGES_A_LEAF: u64 = LEAF_BYTES as u64 / 16;
 /// Checkpoints that a writer runs before it gives up.
 const ATTEMPTS: usize = 8;
 
@@ -45,6 +49,8 @@ pub struct ReplayBounds {
     pub journal_quiet_ns: u64,
     /// A namespace that has written so many bytes since its last flush loads: its writes are kept apart by age.
     pub load_bytes: u64,
+    /// Leaves of the map in memory, beyond those that requests under way need. Half of them may be dirty.
+    pub leaves_max: usize,
 }
 
 impl Default for ReplayBounds {
@@ -57,6 +63,7 @@ impl Default for ReplayBounds {
             root_bytes: ROOT_BYTES,
             journal_quiet_ns: 60_000_000_000,
             load_bytes: 1 << 20,
+            leaves_max: usize::MAX,
         }
     }
 }
@@ -74,7 +81,7 @@ impl Core {
             // in a nearly full pool they come one by one: not a root for each, unless the host is about to need it
             announced < target / 2 && (more > target / 4 || (more > 0 && announced <= RESERVE_SEGMENTS + 1))
         };
-        announced_low || self.writes_back()
+        announced_low || self.writes_back() || self.holes_are_many()
     }
 
     /// Whether the window has grown so large that leaves are written back. The later, the more changes each of them has
@@ -96,13 +103,28 @@ impl Core {
         if state.log.segments.window_len() as u64 > self.bounds.segments_max as u64 * quarters / QUARTERS {
             return true;
         }
+        if self.dirty_in_memory_exceed(&state, quarters) {
+            return true;
+        }
         // the bound itself takes a look at every namespace: not for each write
         let changes = state.dirty.window();
         changes / quarters > self.bounds.changes_min / QUARTERS && {
             let leaves: u64 = state.namespaces.values().map(|n| u64::from(n.directory.leaf_count())).sum();
             let quarter = leaves * LEAF_ENTRIES as u64 / 4;
-            changes / quarters > quarter.clamp(self.bounds.changes_min, self.bounds.changes_max) / QUARTERS
+            // replayed they have to find room in the map's memory too
+            let most = self.bounds.changes_max.min((self.bounds.leaves_max as u64).saturating_mul(CHANGES_A_LEAF));
+            changes / quarters > quarter.min(most).max(self.bounds.changes_min) / QUARTERS
         }
+    }
+
+    /// Whether dirty leaves take more than so many quarters of what they may of the map's memory.
+    pub(super) fn dirty_leaves_exceed(&self, quarters: u64) -> bool {
+        self.dirty_in_memory_exceed(&self.state.borrow(), quarters)
+    }
+
+    fn dirty_in_memory_exceed(&self, state: &State, quarters: u64) -> bool {
+        let most = (self.bounds.leaves_max as u64 / 2).max(1);
+        state.dirty_in_memory() as u64 * QUARTERS > most.saturating_mul(quarters)
     }
 
     /// Makes what the next root has to say fit its slot, whatever it has come to: a new image takes the changes in, and every

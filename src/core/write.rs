@@ -79,7 +79,7 @@ impl Core {
     ) -> Result<Wrote> {
         self.latch.check()?;
         self.pace().await;
-        self.know(id, piece).await?;
+        let _known = self.know(id, piece).await?;
         let shape = self.shape(id)?;
         let mut sealed = ArrayVec::new();
         let result = self.seal_piece(id, data, at, piece, &shape, urgent, &mut sealed).await;

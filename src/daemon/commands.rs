@@ -25,10 +25,20 @@ impl Daemon {
             Command::NamespaceList => Ok(Answer::Namespaces(self.infos())),
             Command::NamespaceCreate(info) => self.create_namespace(&info).await,
             Command::NamespaceDestroy { name } => self.destroy_namespace(&name).await,
+            Command::NamespaceResize { name, size, force } => {
+                let _pass = self.gate.enter().await;
+                let entry = self.pool.resize_namespace(&name, size / u64::from(BLOCK_SIZE), force).await?;
+                Ok(Answer::Namespace { namespace: NamespaceInfo::from(&entry), served: self.front_ends.get(&name) })
+            }
             Command::NamespaceServe { name } => self.serve_namespace(&name).await,
             Command::NamespaceUnserve { name } => {
                 let _pass = self.gate.enter().await;
                 self.front_ends.end(&name, BusyDevices::Refuse).await?;
+                Ok(Answer::Done)
+            }
+            Command::PoolGrow { bytes } => {
+                let _pass = self.gate.enter().await;
+                self.pool.grow(bytes).await?;
                 Ok(Answer::Done)
             }
             Command::JournalDrain { remove } => {

@@ -41,10 +41,11 @@ use self::served::FrontEnds;
 use self::signals::StopSignals;
 use crate::codec::CodecPool;
 use crate::control::{BusyDevices, ControlServer, Medium, Served, socket_path};
-use crate::core::ReplayBounds;
+use crate::core::{ReplayBounds, Watermarks};
 use crate::env::{Env, Mailbox, MailboxReceiver, mailbox};
 use crate::error::{Error, Result};
 use crate::fail;
+use crate::format::leaf::LEAF_BYTES;
 use crate::format::superblock::JournalName;
 use crate::keys::RootKey;
 use crate::media::{Access, Device};
@@ -85,6 +86,10 @@ pub struct ServeOptions {
     pub queues: u16,
     /// Codec workers.
     pub workers: usize,
+    /// Bytes of memory for leaves of the map; all that are used stay in memory if `None`.
+    pub map_memory: Option<u64>,
+    /// From where on people are told that the pool is full.
+    pub watermarks: Watermarks,
     /// The journal that the superblock names, if it names one.
     pub journal: Option<JournalName>,
     /// Where it is, if not where it was when it was given.
@@ -121,6 +126,11 @@ struct Daemon {
     stop: Mailbox<StopOrder>,
 }
 
+/// Leaves that so much memory holds.
+fn leaves_in(memory: Option<u64>) -> usize {
+    memory.map_or(usize::MAX, |bytes| usize::try_from(bytes / LEAF_BYTES as u64).unwrap_or(usize::MAX))
+}
+
 /// Serves a pool until a signal or a command stops it. `tell` hears of what is served.
 ///
 /// # Errors
@@ -149,11 +159,12 @@ pub fn serve(options: ServeOptions, tell: impl Fn(&Event) + 'static) -> Result<(
             boot: boot_id()?,
             identity,
             codec,
-            bounds: ReplayBounds::default(),
+            bounds: ReplayBounds { leaves_max: leaves_in(options.map_memory), ..ReplayBounds::default() },
             journal,
             accept_journal_loss: options.accept_journal_loss,
         };
         let pool = Pool::open(&env, &media, Box::new(staging), open).await?;
+        pool.core().set_watermarks(options.watermarks);
         // it is empty: this is the only pool of the thread
         drop(helped.set(pool.clone()));
         let control = socket_path(&options.run_dir, options.pool);

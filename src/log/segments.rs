@@ -76,6 +76,27 @@ pub struct SegmentInfo {
     pub stream: Option<StreamKind>,
 }
 
+impl SegmentInfo {
+    fn new(generation: Generation, replay_start: OpNo) -> Self {
+        Self {
+            generation,
+            state: if generation.0 == 0 { SegmentState::Free } else { SegmentState::Sealed },
+            summary: SummaryState::None,
+            live: 0,
+            total: 0,
+            bytes: 0,
+            emptied_op: OpNo(0),
+            top_op: replay_start,
+            clear_op: replay_start,
+            end: 0,
+            pins: 0,
+            written: generation.0 > 1,
+            born_ns: 0,
+            stream: None,
+        }
+    }
+}
+
 /// All segments of a tier.
 pub struct SegmentTable {
     infos: Vec<SegmentInfo>,
@@ -97,23 +118,7 @@ impl SegmentTable {
     /// [`SegmentTable::usage_counted`]. Those not in the replay window hold nothing above `replay_start`.
     #[must_use]
     pub fn new(generations: Vec<Generation>, replay_start: OpNo) -> Self {
-        let info = |generation: Generation| SegmentInfo {
-            generation,
-            state: if generation.0 == 0 { SegmentState::Free } else { SegmentState::Sealed },
-            summary: SummaryState::None,
-            live: 0,
-            total: 0,
-            bytes: 0,
-            emptied_op: OpNo(0),
-            top_op: replay_start,
-            clear_op: replay_start,
-            end: 0,
-            pins: 0,
-            written: generation.0 > 1,
-            born_ns: 0,
-            stream: None,
-        };
-        let infos: Vec<_> = generations.into_iter().map(info).collect();
+        let infos: Vec<_> = generations.into_iter().map(|g| SegmentInfo::new(g, replay_start)).collect();
         let never = infos.iter().enumerate().filter(|(_, info)| info.state == SegmentState::Free);
         let free = never.map(|(index, _)| SegmentId(u32::try_from(index).unwrap_or(u32::MAX))).collect();
         Self {
@@ -125,6 +130,14 @@ impl SegmentTable {
             usage_known: false,
             floor: Generation(0),
             drops: 0,
+        }
+    }
+
+    /// There are so many segments from now on: the new ones were never opened.
+    pub fn grow(&mut self, count: usize) {
+        for index in self.infos.len()..count {
+            self.infos.push(SegmentInfo::new(Generation(0), OpNo(0)));
+            self.free.push_back(SegmentId(u32::try_from(index).unwrap_or(u32::MAX)));
         }
     }
 

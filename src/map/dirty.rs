@@ -74,8 +74,8 @@ impl DirtyQueue {
         self.queue.is_empty()
     }
 
-    /// Forgets the leaves of a namespace that is no more.
-    pub fn forget(&mut self, namespace: NamespaceId) {
-        self.queue.retain(|dirty| dirty.namespace != namespace);
+    /// Keeps only those dirty leaves.
+    pub fn retain(&mut self, keep: impl FnMut(&DirtyLeaf) -> bool) {
+        self.queue.retain(keep);
     }
 }

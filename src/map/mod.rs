@@ -6,15 +6,18 @@
 //! ```
 //!
 //! **Invariants.** An entry changes only in the await-free step that appends the record it points to (I12). A leaf that
-//! was changed since its image is dirty and remembers its first change; the replay start stays below the oldest.
+//! was changed since its image is dirty and remembers its first change; the replay start stays below the oldest. Leaves in
+//! memory are bounded: clean ones that nobody needs leave it when the clock comes by (`clock`).
 //!
 //! **Not here:** reading leaves from media (`core`), bytes (`format`).
 
+mod clock;
 mod directory;
 mod dirty;
 mod replayed;
 
-pub use directory::{Directory, Heat, Leaf, LeafSlot};
+pub use clock::Clock;
+pub use directory::{Change, Directory, Entries, Heat, Installed, Leaf, LeafSlot, Taken, Waiting};
 pub use dirty::{DirtyLeaf, DirtyQueue};
 pub use replayed::Replayed;
 

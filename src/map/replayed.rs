@@ -86,6 +86,29 @@ struct Region {
     waiting: u32,
 }
 
+/// What the window has done to a leaf, as far as its image does not have it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    /// The first change.
+    pub since: OpNo,
+    /// A change gave it data.
+    pub has_data: bool,
+    /// The last change made a hole of all of it.
+    pub is_hole: bool,
+}
+
+/// Numbers of the changes of a leaf, above the base.
+#[derive(Clone, Copy, Default)]
+struct Span {
+    /// Its image is complete up to here.
+    image: u64,
+    first: Option<u64>,
+    last: u64,
+    /// The last one that made a hole of all of it.
+    wiped: u64,
+    has_data: bool,
+}
+
 impl Replayed {
     /// None yet, of records above `base`, for a namespace of `blocks` LBAs.
     #[must_use]
@@ -153,27 +176,32 @@ impl Replayed {
         changes.push(change);
     }
 
-    /// All is noted. Calls `leaf` with every leaf that a change may have touched, whether one gave it data, and the number
-    /// of the first change above `complete` of it; it says whether the leaf waits for its changes.
-    pub(super) fn settle(&mut self, complete: impl Fn(u32) -> OpNo, mut leaf: impl FnMut(u32, bool, OpNo) -> bool) {
+    /// All is noted. Calls `leaf` with every leaf that a change above `complete` of it may have touched; it says whether the
+    /// leaf waits for its changes.
+    pub(super) fn settle(&mut self, complete: impl Fn(u32) -> OpNo, mut leaf: impl FnMut(u32, Found) -> bool) {
         for (number, region) in (0..).zip(&mut self.regions) {
             let base = number * REGION_LEAVES;
-            let mut firsts = [(false, u64::MAX); REGION_LEAVES as usize];
-            let mut images = [0; REGION_LEAVES as usize];
-            for (index, image) in (base..).zip(&mut images) {
-                *image = complete(index).0.saturating_sub(self.base.0);
+            let blocks =
+                usize::try_from(self.blocks - u64::from(number) * REGION_BLOCKS as u64).unwrap_or(REGION_BLOCKS);
+            let mut spans = [Span::default(); REGION_LEAVES as usize];
+            for (index, span) in (base..).zip(&mut spans) {
+                span.image = complete(index).0.saturating_sub(self.base.0);
             }
             for change in &region.changes {
-                for at in change.first() / LEAF_ENTRIES..=(change.end() - 1) / LEAF_ENTRIES {
-                    if change.op() > images[at] {
-                        let (has_data, first) = firsts[at];
-                        firsts[at] = (has_data || !change.is_clear(), first.min(change.op()));
-                    }
+                let (first, last) = (change.first() / LEAF_ENTRIES, (change.end() - 1) / LEAF_ENTRIES);
+                for (at, span) in (first..).zip(&mut spans[first..=last]) {
+                    let (start, end) = (at * LEAF_ENTRIES, ((at + 1) * LEAF_ENTRIES).min(blocks));
+                    span.see(change, change.first() <= start && change.end() >= end);
                 }
             }
-            for (index, (has_data, first)) in (base..).zip(firsts) {
-                if first != u64::MAX {
-                    region.waiting += u32::from(leaf(index, has_data, OpNo(self.base.0 + first)));
+            for (index, span) in (base..).zip(spans) {
+                if let Some(first) = span.first {
+                    let found = Found {
+                        since: OpNo(self.base.0 + first),
+                        has_data: span.has_data,
+                        is_hole: span.wiped == span.last,
+                    };
+                    region.waiting += u32::from(leaf(index, found));
                 }
             }
             if region.waiting == 0 {
@@ -196,9 +224,39 @@ impl Replayed {
                 }
             }
         }
-        region.waiting = region.waiting.saturating_sub(1);
-        if region.waiting == 0 {
-            region.changes = Vec::new();
+        region.satisfied();
+    }
+
+    /// A leaf waits no more: nobody wants its changes.
+    pub(super) fn forget(&mut self, leaf: u32) {
+        if let Some(region) = self.regions.get_mut((leaf / REGION_LEAVES) as usize) {
+            region.satisfied();
+        }
+    }
+}
+
+impl Region {
+    /// One of its leaves waits no more.
+    fn satisfied(&mut self) {
+        self.waiting = self.waiting.saturating_sub(1);
+        if self.waiting == 0 {
+            self.changes = Vec::new();
+        }
+    }
+}
+
+impl Span {
+    /// A change that may touch the leaf; `whole` when all of the leaf's LBAs are in its range.
+    fn see(&mut self, change: &Change, whole: bool) {
+        let op = change.op();
+        if op <= self.image {
+            return;
+        }
+        self.first = Some(self.first.map_or(op, |first| first.min(op)));
+        self.last = self.last.max(op);
+        self.has_data |= !change.is_clear();
+        if change.is_clear() && whole {
+            self.wiped = self.wiped.max(op);
         }
     }
 }
@@ -280,9 +338,15 @@ mod tests {
         }
         let complete = |leaf: u32| images.get(leaf as usize).copied().flatten().unwrap_or_default();
         let mut waiting = Vec::new();
-        replayed.settle(complete, |leaf, has_data, since| {
-            let waits = leaf < leaves && (has_data || images[leaf as usize].is_some());
-            assert!(since > complete(leaf), "leaf {leaf} waits since {since}");
+        replayed.settle(complete, |leaf, found| {
+            let waits = leaf < leaves && (found.has_data || images[leaf as usize].is_some());
+            assert!(found.since > complete(leaf), "leaf {leaf} waits since {}", found.since);
+            if found.is_hole && leaf < leaves {
+                let own = &expected[leaf as usize];
+                let below = usize::try_from(BLOCKS).unwrap_or(0) - leaf as usize * LEAF_ENTRIES;
+                let own = &own[..below.min(LEAF_ENTRIES)];
+                assert!(own.iter().all(|entry| *entry == Entry::HOLE), "leaf {leaf} is none");
+            }
             if waits {
                 waiting.push(leaf);
             }

@@ -59,7 +59,7 @@ pub struct Media(Rc<Inner>);
 struct Inner {
     reactor: Rc<Reactor>,
     file: FileId,
-    size: u64,
+    size: Cell<u64>,
     block: u32,
     lazy: bool,
     stats: MediaStats,
@@ -82,6 +82,7 @@ impl Media {
     pub fn new(reactor: Rc<Reactor>, file: FileId, size: u64, block: u32, lazy: bool) -> Self {
         assert!(block.is_power_of_two() && block >= 512, "block of {block}");
         let (stats, patches) = (MediaStats::default(), Rc::default());
+        let size = Cell::new(size);
         Self(Rc::new(Inner { reactor, file, size, block, lazy, stats, patches }))
     }
 
@@ -90,13 +91,18 @@ impl Media {
     pub fn patched(&self, patches: Vec<Patch>) -> Self {
         let Inner { reactor, file, size, block, lazy, .. } = &*self.0;
         let (reactor, stats, patches) = (reactor.clone(), MediaStats::default(), patches.into());
-        Self(Rc::new(Inner { reactor, file: *file, size: *size, block: *block, lazy: *lazy, stats, patches }))
+        Self(Rc::new(Inner { reactor, file: *file, size: size.clone(), block: *block, lazy: *lazy, stats, patches }))
     }
 
     /// Size in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.0.size
+        self.0.size.get()
+    }
+
+    /// The medium has become larger.
+    pub fn grow(&self, size: u64) {
+        self.0.size.set(size.max(self.0.size.get()));
     }
 
     /// Bytes of a logical block.
@@ -246,8 +252,8 @@ impl Media {
     fn check(&self, what: &str, offset: u64, len: u64) -> Result<()> {
         let block = u64::from(self.0.block);
         assert!(offset.is_multiple_of(block) && len.is_multiple_of(block) && len > 0, "{what} {len} bytes at {offset}");
-        if offset.checked_add(len).is_none_or(|end| end > self.0.size) {
-            let size = self.0.size;
+        if offset.checked_add(len).is_none_or(|end| end > self.0.size.get()) {
+            let size = self.0.size.get();
             return Err(Error::new(
                 ErrorKind::OutOfRange,
                 format!("{what} {len} bytes at {offset}: the medium has {size}"),

@@ -5,7 +5,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::Pool;
-use crate::format::Tier;
 use crate::limits::{BLOCK_SIZE, LEAF_ENTRIES};
 use crate::map::{Heat, LeafSlot, first_lba};
 
@@ -73,9 +72,7 @@ impl Pool {
 }
 
 fn range_of(namespace: &str, blocks: u64, leaf: u32, slot: &LeafSlot) -> Option<HeatRange> {
-    let entries = slot.leaf.iter().flat_map(|leaf| leaf.entries.iter());
-    let resident = entries.filter(|entry| entry.tier() == Some(Tier::Pmem)).count() as u64;
-    let Heat { journal, bypassed, left, destaged } = slot.heat;
+    let Heat { journal, bypassed, left, destaged, resident } = slot.heat;
     if journal == 0 && bypassed == 0 && resident == 0 {
         return None;
     }
@@ -99,7 +96,7 @@ fn range_of(namespace: &str, blocks: u64, leaf: u32, slot: &LeafSlot) -> Option<
         died: bytes(died),
         destaged: bytes(destaged),
         bypassed: bytes(bypassed),
-        resident: resident * u64::from(BLOCK_SIZE),
+        resident: bytes(resident),
     })
 }
 
@@ -129,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_log_is_told_from_data_and_neighbours_that_are_alike_are_one_range() {
-        let log = Heat { journal: 1000, bypassed: 10, left: 900, destaged: 20 };
+        let log = Heat { journal: 1000, bypassed: 10, left: 900, destaged: 20, resident: 100 };
         let mut first = range(0, log).unwrap();
         let second = range(1, log).unwrap();
         assert_eq!((first.kind, first.lbas, first.died), (HeatKind::Log, 512, 880 * 4096));
@@ -137,7 +134,7 @@ mod tests {
         assert!(first.continues_with(&second) && !second.continues_with(&first));
         first.add(&second);
         assert_eq!((first.lbas, first.acknowledged), (1000, 2000 * 4096));
-        let once = Heat { journal: 100, bypassed: 0, left: 100, destaged: 100 };
+        let once = Heat { journal: 100, bypassed: 0, left: 100, destaged: 100, resident: 0 };
         assert_eq!(range(0, once).unwrap().kind, HeatKind::Mixed);
         let bulk = Heat { bypassed: 512, ..Heat::default() };
         assert_eq!(range(0, bulk).unwrap().kind, HeatKind::Data);

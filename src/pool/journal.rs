@@ -336,9 +336,10 @@ impl Pool {
             fail!(NotFound, "this pool has no journal");
         }
         self.core.drain_journal(true).await?;
-        let sequence = self.superblock.sequence + 1;
-        let superblock = Superblock { journal: None, sequence, ..self.superblock.clone() };
+        let before = self.superblock.borrow().clone();
+        let superblock = Superblock { journal: None, sequence: before.sequence + 1, ..before };
         write_superblock(&self.core.media, &superblock).await?;
+        *self.superblock.borrow_mut() = superblock;
         *self.journal.borrow_mut() = None;
         Ok(())
     }

@@ -10,11 +10,13 @@
 
 mod copies;
 mod create;
+mod grow;
 mod heat;
 mod journal;
 mod namespaces;
 mod open;
 mod prepare;
+mod resize;
 mod status;
 
 pub use copies::{Inspection, inspect};

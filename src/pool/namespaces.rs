@@ -50,7 +50,7 @@ impl Pool {
         let key = DataKey::generate(|bytes| self.core.env.random(bytes))?;
         let mut nonce = [0; 12];
         self.core.env.random(&mut nonce)?;
-        let wrapped_key = wrap(&self.root_key, self.superblock.pool, id, spec.cipher, &key, nonce);
+        let wrapped_key = wrap(&self.root_key, self.core.pool, id, spec.cipher, &key, nonce);
         let entry = NamespaceEntry {
             id,
             name: spec.name.clone(),
@@ -62,7 +62,7 @@ impl Pool {
             created: spec.now_unix,
             wrapped_key,
         };
-        let namespace = open_namespace(&entry, &self.superblock, &self.root_key)?;
+        let namespace = open_namespace(&entry, &self.superblock.borrow(), &self.root_key)?;
         table.next_id += 1;
         table.sequence += 1;
         table.entries.push(entry.clone());
@@ -71,7 +71,8 @@ impl Pool {
         Ok(entry)
     }
 
-    /// Destroys a namespace: its wrapped key first (crypto-erase), then its map. Its space comes free in time.
+    /// Destroys a namespace: its wrapped key first (crypto-erase), then its map. Its space comes free in
+    /// the background.
     ///
     /// # Errors
     /// No such namespace, or the medium failed.
@@ -86,20 +87,14 @@ impl Pool {
         let state = &mut *guard;
         let Some(namespace) = state.namespaces.remove(&id) else { return Ok(()) };
         namespace.size.store(0, Ordering::Release);
-        let now = state.log.last_op();
-        for (_, slot) in namespace.directory.iter() {
-            let entries = slot.leaf.iter().flat_map(|leaf| leaf.entries.iter());
-            entries.for_each(|entry| state.log.drop_live(*entry, now));
-            state.root.release.extend(slot.image.entry.segment());
-        }
-        state.root.directory.retain(|(owner, _), _| *owner != id);
-        state.root.marks.retain(|(owner, _)| *owner != id);
-        state.dirty.forget(id);
+        state.detach_all(id, namespace.directory.into_slots());
+        drop(guard);
+        self.core.detached.notify_all();
         Ok(())
     }
 
-    async fn store_table(&self, table: NamespaceTable) -> Result<()> {
-        let result = write_table(&self.core.media, &self.core.layout, &table).await;
+    pub(super) async fn store_table(&self, table: NamespaceTable) -> Result<()> {
+        let result = write_table(&self.core.media, &self.core.layout_now(), &table).await;
         if let Err(error) = &result {
             self.core.latch.close("writing the namespace table", error);
         }

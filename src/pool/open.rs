@@ -11,7 +11,7 @@ use super::journal::{JournalFound, PoolJournal, find_journal, lose_journal};
 use crate::canary::{self, Rule};
 use crate::codec::{CodecPool, Sealer};
 use crate::core::request::{NamespaceClient, Request};
-use crate::core::{Core, Namespace, NamespaceStats, ReplayBounds, RootState, State};
+use crate::core::{Accounts, Core, Namespace, NamespaceStats, ReplayBounds, RootState, State};
 use crate::env::{Env, Mailbox, mailbox};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
@@ -24,7 +24,7 @@ use crate::keys::{RootKey, unwrap, verify_key_check};
 use crate::limits::BLOCK_SIZE;
 use crate::log::segments::SummaryState;
 use crate::log::{Log, SegmentTable, StreamKind};
-use crate::map::{Directory, DirtyQueue};
+use crate::map::{Clock, Directory, DirtyQueue};
 use crate::media::Media;
 use crate::recovery::replay::Replay;
 use crate::recovery::{self, Directories, Known, Recovered, RecoveredJournal, RecoveredSegment};
@@ -55,7 +55,7 @@ pub struct OpenOptions {
 /// An open pool. Lives on the core's thread.
 pub struct Pool {
     pub(super) core: Rc<Core>,
-    pub(super) superblock: Superblock,
+    pub(super) superblock: RefCell<Superblock>,
     /// The journal that the superblocks name now.
     pub(super) journal: RefCell<Option<JournalName>>,
     pub(super) root_key: RootKey,
@@ -153,7 +153,7 @@ impl Pool {
         let (sender, receiver) = mailbox();
         core.start(receiver);
         let staging = RefCell::new(staging);
-        let journal = RefCell::new(superblock.journal.clone());
+        let (journal, superblock) = (RefCell::new(superblock.journal.clone()), RefCell::new(superblock));
         Ok(Rc::new(Self { core, superblock, journal, root_key, mailbox: sender, staging }))
     }
 
@@ -172,15 +172,9 @@ impl Pool {
             name: Arc::from(name),
             size: namespace.size.clone(),
             logical_block: namespace.entry.logical_block,
-            pool: self.superblock.pool,
+            pool: self.core.pool,
             mailbox: self.mailbox.clone(),
         })
-    }
-
-    /// The pool's superblock.
-    #[must_use]
-    pub fn superblock(&self) -> &Superblock {
-        &self.superblock
     }
 
     /// The engine, for tests and benchmarks that look inside.
@@ -196,7 +190,7 @@ impl Pool {
     /// What kept it from being clean; the staging file stays, and the next start replays.
     pub async fn stop(&self) -> Result<()> {
         self.core.stop().await?;
-        self.staging.borrow_mut().remove(self.superblock.pool, self.core.session)
+        self.staging.borrow_mut().remove(self.core.pool, self.core.session)
     }
 }
 
@@ -332,13 +326,32 @@ fn build_state(
     for kind in StreamKind::SSD {
         append_behind(&mut log, kind, recovered);
     }
+    let root_state = root_state(root, &namespaces, recovered.accepted, options.boot);
+    Ok(State {
+        log,
+        namespaces,
+        dirty: DirtyQueue::default(),
+        holes: 0,
+        waiting: 0,
+        clock: Clock::new(options.bounds.leaves_max),
+        accounts: Accounts::default(),
+        root: root_state,
+        table,
+        loading: BTreeSet::new(),
+        latched: BTreeSet::new(),
+        reserved: BTreeSet::new(),
+    })
+}
+
+/// What the durable root says, for the session that goes on from it.
+fn root_state(root: &Root, namespaces: &BTreeMap<NamespaceId, Namespace>, accepted: OpNo, boot: [u8; 16]) -> RootState {
     let mut sessions = root.sessions.clone();
-    sessions.push(WindowSession { session: root.session, last_accepted: recovered.accepted });
+    sessions.push(WindowSession { session: root.session, last_accepted: accepted });
     let unknown = |id: &NamespaceId| !namespaces.contains_key(id);
-    let root_state = RootState {
+    RootState {
         sequence: root.sequence,
         replay_start: root.replay_start,
-        boot: options.boot,
+        boot,
         lifetime: root.lifetime,
         image: root.image,
         image_directory_bytes: root.image_directory_bytes,
@@ -353,17 +366,7 @@ fn build_state(
         segments: root.segments.iter().map(|c| (c.segment, c.generation)).collect(),
         release: Vec::new(),
         marks: BTreeSet::new(),
-    };
-    Ok(State {
-        log,
-        namespaces,
-        dirty: DirtyQueue::default(),
-        root: root_state,
-        table,
-        loading: BTreeSet::new(),
-        latched: BTreeSet::new(),
-        reserved: BTreeSet::new(),
-    })
+    }
 }
 
 /// Unwraps a namespace's key and lays out its map.
@@ -376,10 +379,12 @@ pub(super) fn open_namespace(entry: &NamespaceEntry, superblock: &Superblock, ro
         sealer: Arc::new(Sealer::new(key, entry.cipher)),
         size: Arc::new(AtomicU64::new(entry.blocks * u64::from(BLOCK_SIZE))),
         last_op: OpNo(0),
+        cleared: OpNo(0),
         unflushed: 0,
         sizes: Default::default(),
         on_journal: 0,
         stats: Rc::new(NamespaceStats::default()),
+        flight: Rc::default(),
     })
 }
 

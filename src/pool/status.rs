@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::Pool;
+use crate::core::Fullness;
 use crate::core::scrub::ScrubStatus;
+use crate::format::leaf::LEAF_BYTES;
 use crate::format::superblock::Superblock;
 use crate::limits::{BLOCK_SIZE, JOURNAL_SEGMENT_BYTES};
 use crate::log::SegmentState;
@@ -67,6 +69,30 @@ pub struct PoolStatus {
     pub leaves_written: u64,
     /// Roots since the pool was opened.
     pub roots: u64,
+    /// Percent of the pool that live blocks take; `None` while that is being counted.
+    #[serde(default)]
+    pub percent_used: Option<f64>,
+    /// What that means by the watermarks.
+    #[serde(default)]
+    pub fullness: Fullness,
+    /// Bytes that the map has in all.
+    #[serde(default)]
+    pub map_total: u64,
+    /// Of these in memory.
+    #[serde(default)]
+    pub map_resident: u64,
+    /// What may be in memory; `None`: all of it.
+    #[serde(default)]
+    pub map_limit: Option<u64>,
+    /// Looks at the map that found what they needed in memory, since the pool was opened.
+    #[serde(default)]
+    pub map_hits: u64,
+    /// Looks at the map that had to read first, since the pool was opened.
+    #[serde(default)]
+    pub map_misses: u64,
+    /// Whether space of what was discarded or destroyed is still being given back.
+    #[serde(default)]
+    pub accounting: bool,
     /// The scrub that is on its way, or the last one.
     pub scrub: ScrubStatus,
     /// The journal, if the pool has one.
@@ -164,12 +190,14 @@ impl Pool {
         let free = state.log.segments.iter().filter(|(_, info)| {
             matches!(info.state, SegmentState::Free | SegmentState::Announcing | SegmentState::Announced)
         });
+        let (leaves, resident) = state.leaves();
+        let superblock = self.superblock.borrow();
         PoolStatus {
-            pool: self.superblock.pool.to_string(),
-            label: label_of(&self.superblock),
-            pool_bytes: self.superblock.pool_bytes,
-            segment_bytes: self.superblock.segment_bytes,
-            segments: self.superblock.segment_count,
+            pool: superblock.pool.to_string(),
+            label: label_of(&superblock),
+            pool_bytes: superblock.pool_bytes,
+            segment_bytes: superblock.segment_bytes,
+            segments: superblock.segment_count,
             segments_free: free.count() as u64,
             usage_known: state.log.segments.usage_known(),
             read_only: self.core.latch.reason(),
@@ -193,6 +221,14 @@ impl Pool {
             media_flushes: media.flushes.get(),
             leaves_written: stats.leaves_written.get(),
             roots: stats.roots.get(),
+            percent_used: self.core.percent_used(),
+            fullness: self.core.fullness(),
+            map_total: leaf_bytes(leaves),
+            map_resident: leaf_bytes(resident),
+            map_limit: (state.clock.budget() != usize::MAX).then(|| leaf_bytes(state.clock.budget())),
+            map_hits: stats.map_hits.get(),
+            map_misses: stats.map_misses.get(),
+            accounting: !state.accounts.is_settled(),
             scrub: self.core.scrub.status(),
             journal: self.journal_status(),
             namespaces: state.namespaces.values().map(namespace_status).collect(),
@@ -244,6 +280,10 @@ fn namespace_status(namespace: &crate::core::Namespace) -> NamespaceStatus {
             resident: namespace.on_journal * u64::from(BLOCK_SIZE),
         },
     }
+}
+
+fn leaf_bytes(leaves: usize) -> u64 {
+    leaves as u64 * LEAF_BYTES as u64
 }
 
 /// The label without its padding.

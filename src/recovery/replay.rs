@@ -1,7 +1,8 @@
 //! Replay: records above the replay start become changes that wait for their leaves; later wins, unconditionally (I8).
 //!
 //! No leaf is read: a window of millions of changes touches nearly every leaf of a large pool. Whoever needs a leaf, the
-//! count of usage last, reads it and merges what waits for it (`map`).
+//! count of usage last, reads it and merges what waits for it (`map`). A leaf whose last change is a CLEAR of all of it is
+//! known to be a hole.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use crate::core::State;
 use crate::error::Result;
 use crate::format::namespaces::NamespaceTable;
 use crate::format::summary::{Change, SummaryEntry};
-use crate::map::Replayed;
+use crate::map::{Replayed, Waiting};
 use crate::units::{NamespaceId, OpNo};
 
 /// What a window holds for the map.
@@ -59,22 +60,23 @@ impl Replay {
 
     /// All records were added: the leaves they changed are dirty from now on. Returns how many records there were.
     pub fn end(mut self, state: &mut State) -> usize {
-        let mut leaves: Vec<(OpNo, NamespaceId, u32)> = Vec::new();
+        let mut leaves: Vec<(OpNo, NamespaceId, Waiting)> = Vec::new();
         for (id, replayed) in self.namespaces {
             let Some(namespace) = state.namespaces.get_mut(&id) else { continue };
             let waiting = namespace.directory.replay(replayed);
-            leaves.extend(waiting.into_iter().map(|(leaf, since)| (since, id, leaf)));
+            leaves.extend(waiting.into_iter().map(|waiting| (waiting.since, id, waiting)));
         }
-        leaves.sort_unstable();
+        leaves.sort_unstable_by_key(|(since, id, waiting)| (*since, *id, waiting.leaf));
         self.groups.sort_unstable();
         let mut groups = self.groups.into_iter().peekable();
         // what the window had seen before a leaf's first change, but for the group that holds it
         let mut seen = 0;
-        for (since, id, leaf) in leaves {
+        for (since, id, Waiting { leaf, is_hole, .. }) in leaves {
             while let Some((_, changes)) = groups.next_if(|(last, _)| *last < since) {
                 seen += changes;
             }
             state.dirty.push_replayed(id, leaf, since, seen);
+            *if is_hole { &mut state.holes } else { &mut state.waiting } += 1;
         }
         state.dirty.count_changes(self.changes);
         self.records

@@ -107,9 +107,10 @@ async fn check_pool(host: &Host) -> Result<()> {
     Err(Error::new(ErrorKind::Corrupt, format!("a check found damage: {:?}", report.damage)))
 }
 
-/// Mostly bounds so small that the engine meets them: full images, writers that wait for leaves.
+/// Mostly bounds so small that the engine meets them: full images, writers that wait for leaves, leaves that have no room.
 fn bounds(host: &Host) -> ReplayBounds {
-    let real = ReplayBounds::default();
+    let leaves_max = [usize::MAX, usize::MAX, 2, 6][usize::try_from(dice(host) / 8 % 4).unwrap_or(0)];
+    let real = ReplayBounds { leaves_max, ..Default::default() };
     match dice(host) % 4 {
         0 => real,
         1 => ReplayBounds { changes_min: 256, image_bytes: 128, load_bytes: 0, ..real },
@@ -122,6 +123,7 @@ fn bounds(host: &Host) -> ReplayBounds {
             root_bytes: real.root_bytes,
             journal_quiet_ns: 5_000_000,
             load_bytes: 64 << 10,
+            leaves_max,
         },
     }
 }
@@ -241,6 +243,8 @@ impl Serving for ServedPool {
             ("fragments unpacked", core.stats.unpacked.get()),
             ("segments reused", reused as u64),
             ("summaries durable", sealed as u64),
+            ("leaves missed", core.stats.map_misses.get()),
+            ("leaves let go of", core.stats.leaves_detached.get()),
             ("full images", u64::from(state.root.image > 0)),
             ("journal segments destaged", core.tier0.as_ref().map_or(0, |tier0| tier0.destaged_segments.get())),
             ("segments scrubbed", u64::from(core.scrub.status().segments_done)),

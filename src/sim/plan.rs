@@ -141,6 +141,8 @@ pub enum Kind {
     Mixed,
     /// A small pool nearly full of live blocks, overwritten in small pieces: the cleaner is always at work.
     Cramped,
+    /// Namespaces much larger than the pool, written here and there and discarded in large pieces: leaves come and go.
+    Sparse,
 }
 
 impl FromStr for Kind {
@@ -152,7 +154,8 @@ impl FromStr for Kind {
             "commits" => Ok(Self::Commits),
             "mixed" => Ok(Self::Mixed),
             "cramped" => Ok(Self::Cramped),
-            other => Err(format!("{other:?} is none of: churn, commits, cramped, mixed")),
+            "sparse" => Ok(Self::Sparse),
+            other => Err(format!("{other:?} is none of: churn, commits, cramped, mixed, sparse")),
         }
     }
 }
@@ -168,9 +171,11 @@ impl Plan {
     #[must_use]
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed ^ 0x006b_696e_6400);
-        // seeds keep what they were: of eight, one is cramped
+        // seeds keep what they were: of eight, one is cramped, and of sixteen one sparse
         let kind = if seed % 8 == 7 {
             Kind::Cramped
+        } else if seed % 16 == 13 {
+            Kind::Sparse
         } else {
             [Kind::Churn, Kind::Commits, Kind::Commits, Kind::Mixed, Kind::Mixed, Kind::Mixed][rng.usize(0..6)]
         };
@@ -195,7 +200,11 @@ impl Plan {
         }
         let count = [1, 1, 2, 3][rng.usize(0..4)];
         // little to verify, so that deaths come while hosts write
-        let sizes = if kind == Kind::Commits { [16, 32, 64, 256] } else { [64, 256, 512, 1024] };
+        let sizes = match kind {
+            Kind::Commits => [16, 32, 64, 256],
+            Kind::Sparse => [2 << 10, 4 << 10, 6_000, 8 << 10],
+            Kind::Churn | Kind::Mixed | Kind::Cramped => [64, 256, 512, 1024],
+        };
         let namespaces = (0..count)
             .map(|index| NamespacePlan {
                 name: format!("n{index}"),
@@ -208,6 +217,7 @@ impl Plan {
             Kind::Churn => (rng.u64(20..=28), rng.u32(1..=6), Habits::churn(&mut rng)),
             Kind::Commits => (rng.u64(24..=32), rng.u32(4..=16), Habits::commits(&mut rng)),
             Kind::Mixed | Kind::Cramped => (rng.u64(24..=64), rng.u32(1..=8), Habits::mixed(&mut rng)),
+            Kind::Sparse => (rng.u64(24..=40), rng.u32(1..=8), Habits::sparse(&mut rng)),
         };
         let pool_bytes = pool_mib << 20;
         let (deaths, failing, journal) = (Vec::new(), Failing::Never, JournalPlan::draw(&mut rng));

@@ -82,6 +82,21 @@ impl Habits {
         }
     }
 
+    /// Small writes here and there, and discards over many leaves at once.
+    #[must_use]
+    pub fn sparse(rng: &mut Rng) -> Self {
+        Self {
+            clients: [1, 4, 8][rng.usize(0..3)],
+            requests: [4..32, 16..96][rng.usize(0..2)].clone(),
+            weights: [[2, 8, 2, 3, 1], [2, 8, 0, 2, 1], [1, 12, 1, 2, 0]][rng.usize(0..3)],
+            fua_of_8: rng.u8(0..2),
+            hot_of_8: rng.u8(0..5),
+            blocks_max: [1, 8, 64][rng.usize(0..3)],
+            pause_ns: [0, 0, 2_000_000][rng.usize(0..3)],
+            sectors_only: false,
+        }
+    }
+
     /// A little of everything.
     #[must_use]
     pub fn mixed(rng: &mut Rng) -> Self {

@@ -26,7 +26,7 @@ struct Arguments {
     /// Threads (default: processors).
     #[arg(long)]
     threads: Option<usize>,
-    /// Only plans of this kind: churn, commits, cramped or mixed (default: as the seed draws).
+    /// Only plans of this kind: churn, commits, cramped, mixed or sparse (default: as the seed draws).
     #[arg(long)]
     kind: Option<Kind>,
     /// Every pool has a journal.

@@ -401,3 +401,35 @@ fn output_whose_reader_has_gone_is_no_failure() {
     let status = Command::new(plica()).args(["status", &place.pool()]).stdout(writer).status().unwrap();
     assert_eq!(status.code(), Some(0));
 }
+
+#[test]
+fn pools_and_namespaces_grow_while_they_are_served_and_afterwards() {
+    let place = Place::with_namespace();
+    place.on_pool("status", ["--check"]).failed(1, "nobody serves the pool");
+    let before = std::fs::metadata(place.pool()).unwrap().len();
+    let daemon = place.serve();
+    place.on_pool("status", ["--check"]).done();
+    let bytes = sample(4 << 20, 7);
+    write(&place, daemon.uri(), &bytes);
+    let grown = (before + (64 << 20)).to_string();
+    place.on_pool("grow", ["1M"]).failed(2, "pools do not shrink");
+    assert!(place.on_pool("grow", [grown.as_str()]).done().starts_with("the pool has "));
+    assert_eq!(place.status()["pool"]["pool_bytes"], before + (64 << 20));
+    place.on_pool("grow", []).failed(1, "would gain none");
+
+    let resized = place.on_pool("namespace resize", ["db", "--size", "3G", "--json"]).done();
+    assert_eq!(serde_json::from_str::<Value>(&resized).unwrap()["size"], 3_u64 << 30);
+    place.on_pool("namespace resize", ["db", "--size", "1M"]).failed(1, "--force");
+    daemon.kill();
+
+    let key = place.key();
+    let again = (before + (128 << 20)).to_string();
+    place.on_pool("grow", [again.as_str(), "--root-key", &key]).done();
+    let forced = ["db", "--size", "2M", "--force", "--root-key", &key];
+    assert_eq!(place.on_pool("namespace resize", forced).done(), "namespace db has 2M now\n");
+    place.on_pool("check", []).done();
+    let daemon = place.serve();
+    assert_eq!(place.status()["pool"]["pool_bytes"], before + (128 << 20));
+    assert_eq!(read(&place, daemon.uri(), 2 << 20), bytes[..2 << 20]);
+    assert_eq!(daemon.terminate(), 0);
+}

@@ -6,7 +6,7 @@
 //! once for each of their steps, dead there (default 4).
 
 use plica::sim::engine::Engine;
-use plica::sim::{Failing, JournalKind, Plan, PlannedDeath, Point, Report, Steps, interrupted, run, sweep};
+use plica::sim::{Failing, JournalKind, Kind, Plan, PlannedDeath, Point, Report, Steps, interrupted, run, sweep};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -214,6 +214,12 @@ fn what_could_not_be_written_to_the_journal_is_neither_read_nor_followed() {
 fn opening_steps(plan: &Plan, point: Point) -> u64 {
     let life = plan.deaths.len();
     run_planned(&Plan { lives: 2, ..plan.clone() }).lives[life].opening[point as usize]
+}
+
+/// Zeros with FUA over what a discard had just cleared: acknowledged before the discard was durable.
+#[test]
+fn zeros_over_a_hole_that_is_not_durable() {
+    green(&Plan::of_kind(56, Kind::Mixed));
 }
 
 #[test]
