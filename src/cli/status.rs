@@ -12,7 +12,7 @@ use crate::control::{Answer, Command, NamespaceInfo, StatusReport};
 use crate::core::Fullness;
 use crate::core::scrub::ScrubState;
 use crate::format::superblock::{KeySource, Superblock};
-use crate::pool::{Inspection, JournalStatus, NamespaceStatus, PoolStatus};
+use crate::pool::{Inspection, JournalStatus, NamespaceStatus, PoolStatus, WrittenStatus};
 
 const HELP: &str = "\
 Needs no key. If a daemon serves the pool the figures are its own; otherwise they are read from the pool as its \
@@ -198,6 +198,25 @@ fn running_text(superblock: &Superblock, report: &StatusReport) -> String {
     if report.pool.journal.is_some() { format!("{text}\n{}", journal_list(report)) } else { text }
 }
 
+/// What was written to the medium since the pool was opened, by what it is.
+fn written_text(written: &WrittenStatus) -> String {
+    let WrittenStatus { total, payload, headers, batches, summaries, moved, map, roots, prepared, other } = *written;
+    let parts = [
+        ("data", payload),
+        ("headers", headers),
+        ("batches", batches),
+        ("summaries", summaries),
+        ("moved", moved),
+        ("map", map),
+        ("roots", roots),
+        ("prepared", prepared),
+        ("other", other),
+    ];
+    let parts = parts.into_iter().filter(|(_, bytes)| *bytes > 0);
+    let parts: Vec<_> = parts.map(|(name, bytes)| format!("{name} {}", share(bytes, total))).collect();
+    format!("{} since the start: {}", size::approximate(total), parts.join(", "))
+}
+
 fn figures(table: &mut Table, pool: &PoolStatus) {
     if let Some(reason) = &pool.read_only {
         table.row(["READ-ONLY", reason]);
@@ -223,6 +242,19 @@ fn figures(table: &mut Table, pool: &PoolStatus) {
     table.row(["stored", &format!("{} (reduced {:.2} times)", size::approximate(pool.stored), pool.reduction)]);
     let media = size::approximate(pool.media_written);
     table.row(["medium wrote", &format!("{media} ({:.2} for each byte of the host)", pool.write_amplification)]);
+    if pool.recent.host_written > 0 {
+        let recent = &pool.recent;
+        let [wrote, media] = [recent.host_written, recent.media_written].map(size::approximate);
+        let amplification = recent.write_amplification;
+        let text = format!(
+            "host {wrote}, medium {media} ({amplification:.2} for each byte), reduced {:.2} times",
+            recent.reduction
+        );
+        table.row([&format!("last {} s", recent.seconds), &text]);
+    }
+    if pool.written.total > 0 {
+        table.row(["of that", &written_text(&pool.written)]);
+    }
     if pool.segments_cleaned > 0 {
         let [moved, stored] = [pool.relocated, pool.relocated_stored].map(size::approximate);
         let unpacked = pool.fragments_unpacked;

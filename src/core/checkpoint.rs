@@ -14,6 +14,7 @@
 use std::rc::Rc;
 
 use super::Core;
+use super::recent::Reading;
 use super::room::Purpose;
 use crate::buf::AlignedBuf;
 use crate::canary::{self, Rule};
@@ -75,11 +76,22 @@ impl Core {
         (state.root.replay_start, state.log.segments.announced_count())
     }
 
-    /// Switches the root now and then while the host writes, so that a killed daemon loses little of the lifetime counters
-    /// (nothing else depends on it). Runs as a task.
+    /// The counters as of now.
+    pub(crate) fn reading(&self) -> Reading {
+        Reading {
+            at_ns: self.env.now_ns(),
+            host_written: self.stats.host_written.get(),
+            stored: self.stats.stored.get(),
+            media_written: self.media.stats().written_bytes.get(),
+        }
+    }
+
+    /// Reads the counters now and then, and switches the root while the host writes, so that a killed daemon loses little of
+    /// those of its life (nothing else depends on it). Runs as a task.
     pub(super) async fn run_counter_roots(self: Rc<Self>) {
         let mut counted = 0;
         loop {
+            self.recent.push(self.reading());
             self.env.sleep_ns(COUNTER_ROOT_NS).await;
             let now = self.stats.host_written.get() + self.stats.host_discarded.get();
             if now != counted && self.latch.check().is_ok() && !self.stopping.get() && !self.checkpointing.get() {
@@ -369,6 +381,7 @@ impl Core {
         let mut buf = IoBuf::Owned(buf);
         for copy in 0..COPIES {
             let offset = self.layout_now().root(root.sequence, copy);
+            self.stats.written.roots.add(bytes as u64);
             let (returned, result) = self.media.write(offset, buf, bytes).await;
             result?;
             buf = returned;

@@ -58,6 +58,8 @@ pub(super) struct Cleaner {
     pub(super) counting: Cell<bool>,
     /// What had died, and what was available, when there was nothing to gain.
     hopeless_at: Cell<Option<(u64, usize)>>,
+    /// Victims that were taken up.
+    pub(super) tried: Cell<u64>,
     busy: Cell<bool>,
 }
 
@@ -91,6 +93,7 @@ impl Cleaner {
             wanted: Notify::default(),
             counting: Cell::new(true),
             hopeless_at: Cell::new(None),
+            tried: Cell::new(0),
             busy: Cell::new(false),
         }
     }
@@ -220,6 +223,7 @@ impl Core {
             if !self.should_clean() {
                 break;
             }
+            self.cleaner.tried.set(self.cleaner.tried.get() + 1);
             self.pin(Tier::Ssd, id);
             let result = self.clean_segment(id, memory).await;
             self.unpin(Tier::Ssd, id);

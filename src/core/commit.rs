@@ -29,6 +29,7 @@ impl Core {
             let batch = log.batches.get_mut(id);
             let offset = self.layout.segment(batch.place.segment) + u64::from(batch.place.granule.0 * GRANULE);
             self.stats.padding.add((batch.padded - batch.length) as u64);
+            self.stats.written.count_batch(batch);
             (offset, batch.padded, IoBuf::Slot(log.memories.lend(batch.memory)))
         };
         let written = self.media.write(offset, buf, len);

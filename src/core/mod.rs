@@ -34,6 +34,7 @@ mod leaves;
 mod partial;
 mod prepare;
 mod read;
+mod recent;
 mod relocate;
 pub mod request;
 mod resident;
@@ -49,6 +50,7 @@ mod unit;
 mod unpack;
 mod window;
 mod write;
+mod written;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -56,10 +58,12 @@ use std::rc::Rc;
 pub use account::Accounts;
 pub use fullness::{Fullness, Watermarks};
 pub use latch::Latch;
+pub use recent::{Reading, Recent};
 pub use state::{Namespace, RootState, State};
 pub use stats::{NamespaceStats, Stats};
 pub use tier0::Tier0;
 pub use window::ReplayBounds;
+pub use written::Written;
 
 use crate::buf::BufPool;
 use crate::codec::CodecPool;
@@ -104,6 +108,8 @@ pub struct Core {
     pub bounds: ReplayBounds,
     /// Counters.
     pub stats: Stats,
+    /// The same of the last minutes.
+    pub(crate) recent: Recent,
     /// How full it may become before people are told.
     watch: fullness::Watch,
     /// Everything in use read back.
@@ -171,6 +177,7 @@ impl Core {
             latch: Latch::default(),
             bounds,
             stats: Stats::default(),
+            recent: Recent::default(),
             watch: fullness::Watch::default(),
             scrub: scrub::Scrub::default(),
             bufs: BufPool::new(FRAGMENT_BUFS, FRAGMENT_BUF_BYTES),

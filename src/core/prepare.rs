@@ -68,6 +68,7 @@ impl Core {
         }
         for at in (0..bytes).step_by(SLOT_BYTES) {
             let Some(buf) = zeros.take() else { unreachable!("writes give their buffer back") };
+            self.stats.written.prepared.add(SLOT_BYTES as u64);
             let (buf, result) = self.media.write(start + at, IoBuf::Owned(buf), SLOT_BYTES).await;
             if let IoBuf::Owned(buf) = buf {
                 *zeros = Some(buf);

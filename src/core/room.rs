@@ -154,7 +154,8 @@ impl Core {
     /// A segment to open. When none is announced, roots are switched to as long as something is free or empty; then the
     /// host waits for the cleaner; when that brings none, space is out.
     async fn next_segment(self: &Rc<Self>, purpose: Purpose) -> Result<SegmentId> {
-        let mut attempt = 0;
+        let (mut attempt, mut progress) = (0, self.stats.host_segments.get());
+        let mut tried = self.cleaner.tried.get();
         loop {
             self.latch.check()?;
             if let Some(id) = self.take_segment(purpose) {
@@ -177,10 +178,13 @@ impl Core {
                 // it holds the stream that the cleaner writes to, and must not wait for the cleaner: tried again later
                 self.ask_for_segment();
                 return Err(Error::new(ErrorKind::NoSpace, "the pool has no space to move the journal's blocks to"));
-            } else if purpose == Purpose::Move || self.is_hopeless() {
+            } else if purpose == Purpose::Move || self.is_hopeless() || self.tried_all_since(tried) {
                 break;
             } else {
                 self.demand_segment().await;
+                if self.stats.host_segments.get() != progress {
+                    (progress, tried) = (self.stats.host_segments.get(), self.cleaner.tried.get());
+                }
                 if self.state.borrow().log.segments.available() != available {
                     attempt = 0;
                 }
@@ -188,6 +192,12 @@ impl Core {
         }
         self.stats.no_space.add(1);
         Err(Error::new(ErrorKind::NoSpace, "the pool is full: discard or destroy something, or create a larger pool"))
+    }
+
+    /// Whether so many segments were cleaned as there are: then everything was moved once, and what that gained went into
+    /// moving it (the padding of short batches, the leaves).
+    fn tried_all_since(&self, tried: u64) -> bool {
+        self.cleaner.tried.get() - tried > self.state.borrow().log.segments.count() as u64
     }
 
     /// Whether a checkpoint may bring a segment: something is free, or only has to be settled.
@@ -207,6 +217,9 @@ impl Core {
             return None;
         }
         let id = segments.take_announced()?;
+        if matches!(purpose, Purpose::Write | Purpose::ColdWrite) {
+            self.stats.host_segments.add(1);
+        }
         let info = segments.get_mut(id);
         (info.born_ns, info.stream) = (self.env.now_ns(), Some(purpose.stream()));
         debug_assert_eq!(segments.get(id).state, SegmentState::Open);

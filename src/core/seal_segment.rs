@@ -50,6 +50,7 @@ impl Core {
         let place = self.state.borrow().log.place(Tier::Ssd, open.id, Granule(0));
         encode_summary(&open.summary, &place, &mut tail);
         let offset = self.layout.segment(open.id) + segment_bytes - bytes as u64;
+        self.stats.written.summaries.add(bytes as u64);
         let result = self.media.write(offset, IoBuf::Owned(tail), bytes).await.1;
         if let Err(error) = &result {
             self.latch.close("writing a segment summary", error);

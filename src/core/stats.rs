@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::written::Written;
 use crate::log::StreamKind;
 
 /// A counter.
@@ -32,6 +33,8 @@ pub struct Stats {
     pub host_discarded: Counter,
     /// Payload bytes stored for them.
     pub stored: Counter,
+    /// What was written to the medium, by what it is.
+    pub written: Written,
     /// Header bytes and padding of records.
     pub overhead: Counter,
     /// Bytes of batches padded to blocks.
@@ -56,6 +59,8 @@ pub struct Stats {
     pub roots_fitted: Counter,
     /// Writes refused for want of space.
     pub no_space: Counter,
+    /// Segments opened for hosts' writes.
+    pub host_segments: Counter,
     /// Live blocks that the cleaner moved.
     pub relocated_blocks: Counter,
     /// Bytes of the records that it moved them to.

@@ -41,6 +41,8 @@ pub struct Batch {
     pub length: usize,
     /// The length when closed, padded to blocks.
     pub padded: usize,
+    /// Payload bytes of its records.
+    pub payload: usize,
     /// Records.
     pub count: u32,
     /// Wrapping sum of their checks.
@@ -78,6 +80,7 @@ impl Batches {
             memory,
             length: crate::format::batch::BATCH_HEADER_BYTES,
             padded: 0,
+            payload: 0,
             count: 0,
             checks: 0,
             first_op: None,

@@ -225,6 +225,7 @@ impl Log {
         batch.length = end;
         batch.checks = batch.checks.wrapping_add(RecordHeader::check_of(&encoded));
         batch.count += 1;
+        batch.payload += payload.len();
         batch.last_op = op;
         let appended = Appended { op, segment: place.segment, entry: entry_of(&header, &place) };
         self.note(kind, &header, &place, appended);

@@ -2,8 +2,8 @@
 
 use super::replayed::Replayed;
 use super::{index_of, leaf_of};
-use crate::format::{Entry, Tier};
 use crate::format::root::LeafImage;
+use crate::format::{Entry, Tier};
 use crate::limits::LEAF_ENTRIES;
 use crate::units::{Lba, LbaRange, OpNo};
 

@@ -29,4 +29,4 @@ pub use namespaces::NamespaceSpec;
 pub(crate) use open::find_staged;
 pub use open::{OpenOptions, Pool};
 pub use prepare::prepare;
-pub use status::{JournalStatus, NamespaceJournal, NamespaceStatus, PoolStatus};
+pub use status::{JournalStatus, NamespaceJournal, NamespaceStatus, PoolStatus, RecentStatus, WrittenStatus};

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Pool;
-use crate::core::Fullness;
 use crate::core::scrub::ScrubStatus;
+use crate::core::{Core, Fullness, Reading, Written};
 use crate::format::leaf::LEAF_BYTES;
 use crate::format::superblock::Superblock;
 use crate::limits::{BLOCK_SIZE, JOURNAL_SEGMENT_BYTES};
@@ -43,6 +43,12 @@ pub struct PoolStatus {
     pub reduction: f64,
     /// Bytes written to the medium for each byte written by the host.
     pub write_amplification: f64,
+    /// The last minutes.
+    #[serde(default)]
+    pub recent: RecentStatus,
+    /// What was written to the medium since the pool was opened, by what it is.
+    #[serde(default)]
+    pub written: WrittenStatus,
     /// Bytes of headers and padding of records since the pool was opened.
     pub overhead: u64,
     /// Bytes of padding of batches since the pool was opened.
@@ -100,6 +106,48 @@ pub struct PoolStatus {
     pub journal: Option<JournalStatus>,
     /// Namespaces.
     pub namespaces: Vec<NamespaceStatus>,
+}
+
+/// What the last minutes were like: at most five of them. All sizes in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RecentStatus {
+    /// How many seconds.
+    pub seconds: u64,
+    /// Bytes written by the host.
+    pub host_written: u64,
+    /// Payload bytes stored for them.
+    pub stored: u64,
+    /// Bytes written to the medium.
+    pub media_written: u64,
+    /// Bytes written by the host for each byte stored.
+    pub reduction: f64,
+    /// Bytes written to the medium for each byte written by the host.
+    pub write_amplification: f64,
+}
+
+/// What was written to the medium since the pool was opened, in bytes. The figures add up to `total`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenStatus {
+    /// Everything.
+    pub total: u64,
+    /// Payload of hosts' writes, compressed and sealed.
+    pub payload: u64,
+    /// Headers and padding of their records; records of discards and zeros.
+    pub headers: u64,
+    /// Headers of batches, and their padding to blocks.
+    pub batches: u64,
+    /// Summaries of segments.
+    pub summaries: u64,
+    /// Records that the cleaner moved, or that came from the journal.
+    pub moved: u64,
+    /// The map.
+    pub map: u64,
+    /// Roots.
+    pub roots: u64,
+    /// Zeros ahead of use, in a pool in a file.
+    pub prepared: u64,
+    /// The rest: what recovery and management wrote (superblocks, namespace tables, batches adopted).
+    pub other: u64,
 }
 
 /// Figures of a journal, since the pool was opened. All sizes in bytes.
@@ -208,6 +256,8 @@ impl Pool {
             media_written,
             reduction: ratio(host_written, stored),
             write_amplification: ratio(media_written, host_written),
+            recent: recent_status(&self.core),
+            written: written_status(&stats.written, media.written_bytes.get()),
             overhead: stats.overhead.get(),
             padding: stats.padding.get(),
             corrupt: stats.corrupt.get(),
@@ -252,6 +302,33 @@ impl Pool {
             persists: tier0.persists.get(),
             destaged_segments: tier0.destaged_segments.get(),
         })
+    }
+}
+
+fn recent_status(core: &Core) -> RecentStatus {
+    let Reading { at_ns, host_written, stored, media_written } = core.recent.until(core.reading());
+    RecentStatus {
+        seconds: at_ns / 1_000_000_000,
+        host_written,
+        stored,
+        media_written,
+        reduction: ratio(host_written, stored),
+        write_amplification: ratio(media_written, host_written),
+    }
+}
+
+fn written_status(written: &Written, total: u64) -> WrittenStatus {
+    WrittenStatus {
+        total,
+        payload: written.payload.get(),
+        headers: written.headers.get(),
+        batches: written.batches.get(),
+        summaries: written.summaries.get(),
+        moved: written.moved.get(),
+        map: written.map.get(),
+        roots: written.roots.get(),
+        prepared: written.prepared.get(),
+        other: total - written.sum(),
     }
 }
 

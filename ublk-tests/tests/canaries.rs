@@ -95,7 +95,10 @@ fn swept(rule: Rule, most: usize, sweep_of: fn(u64) -> Vec<Plan>) {
 fn data_after_pointer() {
     swept(Rule::DataBeforePointer, 1500, |seed| {
         let plan = interrupted(&Engine::new(), Plan::short(seed), false).unwrap_or_else(|red| panic!("{red}"));
-        sweep(&Engine::new(), &plan, Steps::Opening, 3).unwrap_or_else(|red| panic!("{red}"))
+        let mut plans = sweep(&Engine::new(), &plan, Steps::Opening, 3).unwrap_or_else(|red| panic!("{red}"));
+        // a daemon that dies alone leaves what it wrote to the machine
+        plans.retain(|plan| plan.deaths.last().is_some_and(|death| death.power));
+        plans
     });
 }
 

@@ -13,7 +13,7 @@ use plica::core::{Fullness, ReplayBounds, Watermarks};
 use plica::env::Env;
 use plica::error::ErrorKind;
 use plica::media::Media;
-use plica::pool::{OpenOptions, Pool};
+use plica::pool::{OpenOptions, Pool, WrittenStatus};
 
 const WRITE: RequestKind = RequestKind::Write { fua: false };
 /// Bytes of a leaf's LBA space.
@@ -62,6 +62,13 @@ async fn read(pool: &Pool, lba: u64) -> Vec<u8> {
     let (result, data) = ask(&pool.client("db").unwrap(), RequestKind::Read, lba * 4096, 4096, None).await;
     result.unwrap();
     data
+}
+
+/// A block that does not compress.
+fn noise(seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
 }
 
 /// Blocks that segments count as live, those of leaves and images included.
@@ -572,4 +579,44 @@ fn a_growth_cut_short_anywhere_leaves_the_old_size_or_the_new_one() {
         });
     }
     assert!(grown >= 2, "the first superblock torn or new: the new size");
+}
+
+#[test]
+fn every_byte_on_the_medium_is_accounted_for() {
+    let (_dir, path) = pool_file();
+    let machine = Machine::default();
+    create(&path, 32 << 20, &machine, spec(4 << 10));
+    serve(&path, |env, media| async move {
+        let pool = open(&env, &media, &machine).await.unwrap();
+        settle(&env, &pool).await;
+        pool.core().checkpoint_all(false).await.unwrap();
+        let (before, stored) = (pool.status().written, pool.status().stored);
+        // 1. three times the pool, so that the cleaner moves; with a discard and holes now and then
+        let client = pool.client("db").unwrap();
+        let mut lbas = fastrand::Rng::with_seed(1);
+        for n in 0..24_000_u64 {
+            let lba = lbas.u64(..4 << 10);
+            ask(&client, WRITE, lba * 4096, 4096, Some(noise(n))).await.0.unwrap();
+            if n % 1000 == 0 {
+                ask(&client, RequestKind::Discard, n % 4096 * 4096, 16 * 4096, None).await.0.unwrap();
+                ask(&client, RequestKind::Flush, 0, 0, None).await.0.unwrap();
+            }
+        }
+        // 2. all of it has left memory
+        pool.core().checkpoint_all(false).await.unwrap();
+        let status = pool.status();
+        let WrittenStatus { total, payload, headers, batches, summaries, moved, map, roots, prepared, other } =
+            status.written;
+        assert_eq!(total, payload + headers + batches + summaries + moved + map + roots + prepared + other);
+        assert_eq!(other, before.other, "nothing is written that has no name");
+        assert_eq!(payload - before.payload, status.stored - stored);
+        for (name, bytes) in
+            [("headers", headers), ("summaries", summaries), ("moved", moved), ("map", map), ("roots", roots)]
+        {
+            assert!(bytes > 0, "no {name}");
+        }
+        assert!(batches >= status.padding, "{batches} bytes of batches, {} of padding", status.padding);
+        assert!(status.recent.host_written >= 24_000 * 4096 && status.recent.media_written <= total);
+        pool.stop().await.unwrap();
+    });
 }
