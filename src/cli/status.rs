@@ -239,7 +239,12 @@ fn figures(table: &mut Table, pool: &PoolStatus) {
     }
     let wrote = size::approximate(pool.host_written);
     table.row(["host wrote", &format!("{wrote}, read {}", size::approximate(pool.host_read))]);
-    table.row(["stored", &format!("{} (reduced {:.2} times)", size::approximate(pool.stored), pool.reduction)]);
+    let absorbed = match pool.absorbed {
+        0 => String::new(),
+        bytes => format!("; {} overwritten in memory before they were written", size::approximate(bytes)),
+    };
+    let stored = size::approximate(pool.stored);
+    table.row(["stored", &format!("{stored} (reduced {:.2} times){absorbed}", pool.reduction)]);
     let media = size::approximate(pool.media_written);
     table.row(["medium wrote", &format!("{media} ({:.2} for each byte of the host)", pool.write_amplification)]);
     if pool.recent.host_written > 0 {

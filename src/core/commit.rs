@@ -66,7 +66,11 @@ impl Core {
             };
             match oldest {
                 None => self.batch_begun.notified().await,
-                Some((opened, kind)) if self.env.now_ns() >= opened + BATCH_AGE_MAX_NS => self.close_batch(kind),
+                Some((opened, kind)) if self.env.now_ns() >= opened + BATCH_AGE_MAX_NS => {
+                    // nobody waits for it: what died in it needs not be written
+                    self.absorb(kind);
+                    self.close_batch(kind);
+                }
                 Some((opened, _)) => self.env.reactor.sleep_until(opened + BATCH_AGE_MAX_NS).await,
             }
         }

@@ -328,6 +328,7 @@ fn append_leaf(state: &mut State, id: NamespaceId, index: u32) -> bool {
         Some(entries) => {
             let mut bytes = [0; LEAF_BYTES];
             encode_leaf(entries, &mut bytes);
+            log.hold_in_place(&entries[..]);
             let body = RecordBody::Leaf { complete: complete.0 };
             let header = RecordHeader { namespace: id, first: first_lba(index), op_delta: 0, stored: 0, body };
             let appended = log.append(StreamKind::Leaf, header, &bytes, crate::codec::payload_hash(&bytes));

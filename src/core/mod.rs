@@ -18,6 +18,7 @@
 //!
 //! **Not here:** opening and recovery (`recovery`, `pool`), protocols (`frontend`).
 
+mod absorb;
 mod account;
 mod bulk;
 mod checkpoint;

@@ -33,6 +33,14 @@ pub(super) struct Part<'a> {
     pub bytes: Option<&'a [u8]>,
 }
 
+/// A block as it was before it was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    entry: Entry,
+    /// Where an open batch was compacted since, the same entry may mean another record.
+    compactions: u64,
+}
+
 /// Holds a block until dropped.
 struct Held<'a> {
     core: &'a Core,
@@ -77,16 +85,19 @@ impl Core {
         self.pace().await;
         let range = LbaRange { start: part.lba, count: 1 };
         let _known = self.know(id, range).await?;
-        // 1. read; the pin keeps the entry from meaning anything else until the compare
-        let seen = self.state.borrow().namespace(id)?.directory.get(part.lba);
-        let pinned = seen.place();
+        // 1. read; the pin keeps the entry from meaning anything else until the compare, but for compactions
+        let seen = {
+            let state = self.state.borrow();
+            Seen { entry: state.namespace(id)?.directory.get(part.lba), compactions: state.log.compactions }
+        };
+        let pinned = seen.entry.place();
         pinned.into_iter().for_each(|(tier, segment)| self.pin(tier, segment));
         let result = self.merge_and_append(id, part, seen).await;
         pinned.into_iter().for_each(|(tier, segment)| self.unpin(tier, segment));
         result
     }
 
-    async fn merge_and_append(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>, seen: Entry) -> Result<Option<Wrote>> {
+    async fn merge_and_append(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>, seen: Seen) -> Result<Option<Wrote>> {
         let mut block = DataBuf::zeroed(BLOCK_BYTES);
         let range = LbaRange { start: part.lba, count: 1 };
         self.read_blocks(id, range, block.bytes_mut(), true).await?;
@@ -138,13 +149,15 @@ impl Core {
         &self,
         id: NamespaceId,
         lba: Lba,
-        seen: Entry,
+        seen: Seen,
         kind: StreamKind,
         record: impl FnOnce(RecordHeader) -> (RecordHeader, &'a [u8], u64),
     ) -> Result<Option<Wrote>> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        if state.namespace(id)?.directory.get(lba) != seen && !canary::is_off(Rule::MergeByCompare) {
+        let entry = state.namespace(id)?.directory.get(lba);
+        let now = Seen { entry, compactions: state.log.compactions };
+        if now != seen && !canary::is_off(Rule::MergeByCompare) {
             return Ok(None);
         }
         let begun = self.stamp_batch(state, kind);

@@ -119,7 +119,10 @@ impl Core {
 
     async fn open_batch(self: &Rc<Self>, purpose: Purpose, bytes: usize, records: usize) -> Result<()> {
         let kind = purpose.stream();
-        // 1. what is open is full: on its way
+        // 1. what is open is full: what died in it makes room, or it is on its way
+        if self.absorb(kind) {
+            return Ok(());
+        }
         self.close_batch(kind);
         // 2. a segment with room
         if !self.state.borrow().log.segment_has_room(kind, bytes, records) {

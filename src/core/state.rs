@@ -217,6 +217,7 @@ impl State {
         }
         self.log.add_live(entry);
         self.log.drop_live(change.old, op);
+        self.log.supersede(entry, change.old);
         if change.became_resident {
             self.admit(id, leaf);
         }

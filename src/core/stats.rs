@@ -39,6 +39,8 @@ pub struct Stats {
     pub overhead: Counter,
     /// Bytes of batches padded to blocks.
     pub padding: Counter,
+    /// Bytes of records that later ones superseded before they were written: they never were.
+    pub absorbed: Counter,
     /// FLUSH requests.
     pub flushes: Counter,
     /// Fragments that did not verify.

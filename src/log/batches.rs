@@ -51,6 +51,12 @@ pub struct Batch {
     pub first_op: Option<OpNo>,
     /// Number of its last record.
     pub last_op: OpNo,
+    /// Blocks of its records.
+    pub blocks: u32,
+    /// Of these, superseded by later records of it since it was opened or last compacted.
+    pub superseded: u32,
+    /// What lies before this byte stays where it is.
+    pub held: usize,
     /// When it was opened (or got its first record).
     pub opened_ns: u64,
     /// How far it is.
@@ -59,7 +65,7 @@ pub struct Batch {
 
 impl Batch {
     /// Where in it this place is.
-    fn offset_of(&self, tier: Tier, segment: SegmentId, granule: Granule) -> Option<usize> {
+    pub(super) fn offset_of(&self, tier: Tier, segment: SegmentId, granule: Granule) -> Option<usize> {
         let offset = (granule.0.checked_sub(self.place.granule.0)? * GRANULE) as usize;
         let here = self.place.tier == tier && self.place.segment == segment && offset < self.length;
         here.then_some(offset)
@@ -85,6 +91,9 @@ impl Batches {
             checks: 0,
             first_op: None,
             last_op: OpNo(0),
+            blocks: 0,
+            superseded: 0,
+            held: 0,
             opened_ns: now_ns,
             state: BatchState::Open,
         };

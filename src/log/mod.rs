@@ -11,18 +11,21 @@
 //! Everything here is synchronous state, changed in await-free steps by the core (I12); the core does the I/O.
 //!
 //! **Invariants.** Operation numbers are consecutive over all streams. A batch's blocks are never changed after it is
-//! closed. A segment becomes free only under rule 6.3 ([`segments::SegmentTable::reusable`], I2).
+//! closed; while it is open, what is dead in it may be left out of a copy that takes its place ([`absorb`]). A segment becomes free only under rule 6.3 ([`segments::SegmentTable::reusable`], I2).
 //!
 //! **Failure.** Nothing here fails but for want of space, which the core turns into waiting or `ENOSPC`.
 //!
 //! **Not here:** payloads' meaning, keys, the map.
 
+mod absorb;
 mod batches;
 mod memory;
 pub mod segments;
 mod stream;
 pub mod walk;
 
+use absorb::Finding;
+pub use absorb::is_superseded;
 pub use batches::{Batch, BatchId, BatchState, Batches};
 pub use memory::{BatchMemory, Memories};
 pub use segments::{JournalSegment, SegmentInfo, SegmentState, SegmentTable};
@@ -67,6 +70,8 @@ pub struct Log {
     pub batches: Batches,
     /// Where batches are until they are written.
     pub memories: Memories,
+    /// Open batches that were compacted, ever: what an entry of the map pointed to may be elsewhere.
+    pub compactions: u64,
     streams: [Stream; StreamKind::COUNT],
 }
 
@@ -84,9 +89,10 @@ impl Log {
     ) -> Self {
         let memories = Memories::new(region);
         let batches = Batches::default();
-        let streams = std::array::from_fn(|_| Stream::default());
+        let mut streams: [Stream; StreamKind::COUNT] = Default::default();
+        StreamKind::STAGED.iter().for_each(|kind| streams[*kind as usize].finding = Finding::with_room());
         let next_op = last_op.next();
-        Self { pool, session, segment_bytes, next_op, segments, journal, batches, memories, streams }
+        Self { pool, session, segment_bytes, next_op, segments, journal, batches, memories, compactions: 0, streams }
     }
 
     /// The last number given out.
@@ -192,7 +198,9 @@ impl Log {
         let Some(open) = &self.stream(kind).segment else { unreachable!("a batch is opened in an open segment") };
         let place = self.place(kind.tier(), open.id, Granule(open.at / GRANULE));
         let id = self.batches.insert(kind, place, memory, now_ns);
-        self.stream_mut(kind).batch = Some(id);
+        let stream = self.stream_mut(kind);
+        stream.batch = Some(id);
+        stream.finding.hashes.clear();
     }
 
     /// Appends a record to the stream's open batch, which has room for it ([`Log::has_room`]). Await-free; the caller
@@ -226,7 +234,11 @@ impl Log {
         batch.checks = batch.checks.wrapping_add(RecordHeader::check_of(&encoded));
         batch.count += 1;
         batch.payload += payload.len();
+        batch.blocks += blocks_of(&header);
         batch.last_op = op;
+        if StreamKind::STAGED.contains(&kind) {
+            self.streams[kind as usize].finding.hashes.push(hash);
+        }
         let appended = Appended { op, segment: place.segment, entry: entry_of(&header, &place) };
         self.note(kind, &header, &place, appended);
         appended

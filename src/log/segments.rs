@@ -199,6 +199,12 @@ impl SegmentTable {
         (info.total, info.bytes) = (info.total.saturating_add(count), info.bytes.saturating_add(bytes));
     }
 
+    /// Records of `bytes` that held `count` blocks, none of them live, were never written.
+    pub fn empty(&mut self, id: SegmentId, count: u32, bytes: u32) {
+        let info = self.get_mut(id);
+        (info.total, info.bytes) = (info.total.saturating_sub(count).max(info.live), info.bytes.saturating_sub(bytes));
+    }
+
     /// What reading the segment showed: it holds this much, of which only the live part is worth moving.
     pub fn measured(&mut self, id: SegmentId, total: u32, bytes: u32) {
         let info = self.get_mut(id);

@@ -1,5 +1,6 @@
 //! Streams: segments open in parallel, so that what dies together lies together.
 
+use super::absorb::Finding;
 use super::batches::BatchId;
 use crate::format::Tier;
 use crate::format::summary::{SummaryEntry, summary_bytes};
@@ -51,6 +52,8 @@ impl StreamKind {
     pub const ALL: [Self; Self::COUNT] = [Self::Host, Self::Leaf, Self::Move, Self::Journal, Self::Cold];
     /// Those on tier 1.
     pub const SSD: [Self; 4] = [Self::Host, Self::Leaf, Self::Move, Self::Cold];
+    /// Those of the host on tier 1, whose batches are staged in shared memory.
+    pub const STAGED: [Self; 2] = [Self::Host, Self::Cold];
 
     /// Where its segments are.
     #[must_use]
@@ -92,4 +95,6 @@ pub struct Stream {
     pub batch: Option<BatchId>,
     /// Somebody is making room: others wait.
     pub opening: bool,
+    /// What is known of the records of its open batch, if it is staged.
+    pub(super) finding: Finding,
 }

@@ -259,6 +259,13 @@ impl Directory {
         Some(Change { old, became_dirty, became_resident, was_dirty_hole })
     }
 
+    /// The record of a block is elsewhere now: if its entry is `old`, it becomes `new`. What the block holds stays the same.
+    pub fn repoint(&mut self, lba: Lba, old: Entry, new: Entry) {
+        let leaf = self.slots.get_mut(leaf_of(lba) as usize).and_then(|slot| slot.leaf.as_mut());
+        let entry = leaf.and_then(|leaf| leaf.entries.as_mut()).map(|entries| &mut entries[index_of(lba)]);
+        entry.into_iter().filter(|entry| **entry == old).for_each(|entry| *entry = new);
+    }
+
     /// Takes what recovery found. Returns the leaves that it changed, for the dirty queue: they wait for those changes, but
     /// for those that the last one made a hole of.
     pub fn replay(&mut self, replayed: Replayed) -> Vec<Waiting> {

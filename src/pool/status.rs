@@ -53,6 +53,9 @@ pub struct PoolStatus {
     pub overhead: u64,
     /// Bytes of padding of batches since the pool was opened.
     pub padding: u64,
+    /// Bytes of records that were overwritten before they were written, and never were, since the pool was opened: in
+    /// memory as staged, headers and padding included.
+    pub absorbed: u64,
     /// Fragments that did not verify, since the pool was opened.
     pub corrupt: u64,
     /// Fragments that the medium did not give back, since the pool was opened.
@@ -260,6 +263,7 @@ impl Pool {
             written: written_status(&stats.written, media.written_bytes.get()),
             overhead: stats.overhead.get(),
             padding: stats.padding.get(),
+            absorbed: stats.absorbed.get(),
             corrupt: stats.corrupt.get(),
             read_errors: stats.read_errors.get(),
             no_space: stats.no_space.get(),

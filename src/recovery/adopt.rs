@@ -1,8 +1,8 @@
 //! Adoption: what a dead daemon of this boot had acknowledged and not yet written, written to its place.
 //!
-//! Takes exactly what each slot published, verifies every record, completes the batch with a header, writes it. Changes
-//! nothing in shared memory, so that it can be done again when it is interrupted. Afterwards the walk of the window finds
-//! these batches like all others.
+//! Takes exactly what each slot published (of two for one place the compacted batch), verifies every record, completes the
+//! batch with a header, writes it. Changes nothing in shared memory, so that it can be done again when it is interrupted.
+//! Afterwards the walk of the window finds these batches like all others.
 
 use crate::buf::AlignedBuf;
 use crate::env::reactor::IoBuf;
@@ -23,15 +23,13 @@ use crate::units::{Granule, OpNo};
 /// # Errors
 /// A slot does not verify, does not belong to the root's window, or cannot be written.
 pub async fn adopt(media: &Media, layout: &Layout, root: &Root, region: &Region) -> Result<usize> {
-    let mut count = 0;
-    for slot in 0..SLOT_COUNT {
-        if let Some(Patch { offset, bytes }) = staged_batch(root, layout, region, slot)? {
-            let padded = bytes.len();
-            media.write(offset, IoBuf::Owned(bytes), padded).await.1?;
-            count += 1;
-        }
+    let slots = slots_that_count(root, layout, region)?;
+    for slot in &slots {
+        let Patch { offset, bytes } = staged_batch(root, layout, region, *slot)?.patch(layout);
+        let padded = bytes.len();
+        media.write(offset, IoBuf::Owned(bytes), padded).await.1?;
     }
-    Ok(count)
+    Ok(slots.len())
 }
 
 /// Every published slot with the place where it belongs, for those who only look.
@@ -39,29 +37,66 @@ pub async fn adopt(media: &Media, layout: &Layout, root: &Root, region: &Region)
 /// # Errors
 /// A slot does not verify or does not belong to the root's window.
 pub fn staged_batches(layout: &Layout, root: &Root, region: &Region) -> Result<Vec<Patch>> {
-    (0..SLOT_COUNT).filter_map(|slot| staged_batch(root, layout, region, slot).transpose()).collect()
+    let slots = slots_that_count(root, layout, region)?.into_iter();
+    slots.map(|slot| Ok(staged_batch(root, layout, region, slot)?.patch(layout))).collect()
 }
 
-fn staged_batch(root: &Root, layout: &Layout, region: &Region, slot: usize) -> Result<Option<Patch>> {
-    let published = region.published_bytes(slot);
-    if published == 0 {
-        return Ok(None);
+/// A batch as a slot has it.
+struct Staged {
+    place: Place,
+    header: BatchHeader,
+    /// Of the whole batch, padded to blocks.
+    bytes: AlignedBuf,
+}
+
+impl Staged {
+    /// Where it belongs on the medium.
+    fn patch(self, layout: &Layout) -> Patch {
+        let offset = layout.segment(self.place.segment) + u64::from(self.place.granule.0 * GRANULE);
+        Patch { offset, bytes: self.bytes }
     }
-    let complete = complete_slot(root, layout, region, slot, published);
-    let (place, bytes) = complete.map_err(|e| e.within(format!("staging slot {slot}")))?;
-    let offset = layout.segment(place.segment) + u64::from(place.granule.0 * GRANULE);
-    Ok(Some(Patch { offset, bytes }))
+}
+
+/// The published slots, but of two for one place only the one that holds the compacted batch.
+fn slots_that_count(root: &Root, layout: &Layout, region: &Region) -> Result<Vec<usize>> {
+    let mut slots: Vec<(Prelude, usize)> = Vec::new();
+    for slot in (0..SLOT_COUNT).filter(|slot| region.published_bytes(*slot) > 0) {
+        let prelude = prelude_of(root, region, slot)?;
+        let place = |p: &Prelude| (p.segment, p.generation, p.granule);
+        match slots.iter_mut().find(|(other, _)| place(other) == place(&prelude)) {
+            Some((_, other)) => *other = compacted(root, layout, region, [*other, slot])?,
+            None => slots.push((prelude, slot)),
+        }
+    }
+    Ok(slots.into_iter().map(|(_, slot)| slot).collect())
+}
+
+/// Of two slots for one place, the shorter one: the daemon died when it had published the compacted copy of a batch and not
+/// yet retired that. They have the same numbers, and the same effect.
+fn compacted(root: &Root, layout: &Layout, region: &Region, slots: [usize; 2]) -> Result<usize> {
+    let [one, other] = slots;
+    let [a, b] = [staged_batch(root, layout, region, one)?.header, staged_batch(root, layout, region, other)?.header];
+    if (a.first_op, a.last_op) != (b.first_op, b.last_op) || a.length == b.length {
+        let error = Error::corrupt("slot", "last number at this place", a.last_op.0, b.last_op.0);
+        return Err(error.within(format!("staging slots {one} and {other}")));
+    }
+    Ok(if a.length < b.length { one } else { other })
+}
+
+fn prelude_of(root: &Root, region: &Region, slot: usize) -> Result<Prelude> {
+    let prelude = Prelude::decode(&region.load_prelude(slot), root.pool, root.session);
+    prelude.map_err(|e| e.within(format!("staging slot {slot}")))
+}
+
+fn staged_batch(root: &Root, layout: &Layout, region: &Region, slot: usize) -> Result<Staged> {
+    let prelude = prelude_of(root, region, slot)?;
+    let complete = complete_slot(root, layout, region, slot, prelude);
+    complete.map_err(|e| e.within(format!("staging slot {slot}")))
 }
 
 /// The batch of a slot, verified and with its header, padded to blocks.
-fn complete_slot(
-    root: &Root,
-    layout: &Layout,
-    region: &Region,
-    slot: usize,
-    published: u64,
-) -> Result<(Place, AlignedBuf)> {
-    let prelude = Prelude::decode(&region.load_prelude(slot), root.pool, root.session)?;
+fn complete_slot(root: &Root, layout: &Layout, region: &Region, slot: usize, prelude: Prelude) -> Result<Staged> {
+    let published = region.published_bytes(slot);
     let Prelude { segment, generation, granule, first_op } = prelude;
     let listed = root.window.iter().any(|w| w.segment == segment && w.generation == generation);
     if !listed {
@@ -99,5 +134,5 @@ fn complete_slot(
         // numbers or a count that no batch can have are damage of the slot
         BatchHeader::decode(&bytes, &place)?;
     }
-    Ok((place, bytes))
+    Ok(Staged { place, header, bytes })
 }

@@ -237,6 +237,7 @@ impl Serving for ServedPool {
             ("roots", core.stats.roots.get()),
             ("roots made to fit", core.stats.roots_fitted.get()),
             ("leaves written", core.stats.leaves_written.get()),
+            ("batches compacted", state.log.compactions),
             ("refused for space", core.stats.no_space.get()),
             ("segments cleaned", core.stats.cleaned.get()),
             ("blocks relocated", core.stats.relocated_blocks.get()),

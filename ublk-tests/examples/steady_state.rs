@@ -17,7 +17,10 @@ use clap::Parser;
 use plica::core::request::NamespaceClient;
 use plica::env::Env;
 use plica::error::Result;
+use plica::format::leaf::LEAF_BYTES;
+use plica::format::record::record_bytes;
 use plica::media::create_file;
+use plica::pool::PoolStatus;
 use ublk_tests::bench::{BLOCK, Bench, Lane, Latencies, Meter, Serve, namespace, on_file, ratio, run_lanes};
 
 /// Bytes that a block takes: half of it, what LZ4 makes of the zeros, header, and its part of the summary.
@@ -114,6 +117,23 @@ async fn load(
     Ok(meter.latencies())
 }
 
+/// What the bytes to the medium were, for each byte of the host.
+fn shares(before: &PoolStatus, now: &PoolStatus) -> String {
+    let host = now.host_written - before.host_written;
+    let of = |bytes: fn(&PoolStatus) -> u64| bytes(now) - bytes(before);
+    let absorbed = of(|s| s.absorbed);
+    let records = of(|s| s.stored) + of(|s| s.overhead) - absorbed;
+    let (moved, padding) = (of(|s| s.relocated_stored), of(|s| s.padding));
+    let leaves = of(|s| s.leaves_written) * record_bytes(LEAF_BYTES) as u64;
+    let rest = of(|s| s.media_written).saturating_sub(records + moved + padding + leaves);
+    let [records, moved, padding, leaves, rest, absorbed] =
+        [records, moved, padding, leaves, rest, absorbed].map(|bytes| ratio(bytes, host));
+    format!(
+        "of that: records {records:.3} (absorbed {absorbed:.3}), moved {moved:.3}, padding of batches {padding:.3}, leaves \
+         {leaves:.3}, summaries and roots {rest:.3}"
+    )
+}
+
 async fn measure(bench: Bench, a: Arguments) -> Result<()> {
     bench.create().await?;
     let pool = bench.open(Serve { workers: a.workers, ..Serve::default() }).await?;
@@ -125,12 +145,22 @@ async fn measure(bench: Bench, a: Arguments) -> Result<()> {
     let client = pool.client("steady")?;
     println!("{} MiB of segments, {} MiB of data", usable >> 20, (blocks * BLOCK as u64) >> 20);
     println!(
-        "{:<8} {:>12} {:>12} {:>10} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9}",
-        "round", "medium/host", "moved/stored", "IOPS", "p50 us", "p99 us", "p99.9", "max ms", "cleaned", "unpacked"
+        "{:<8} {:>12} {:>12} {:>9} {:>10} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9}",
+        "round",
+        "medium/host",
+        "moved/stored",
+        "absorbed",
+        "IOPS",
+        "p50 us",
+        "p99 us",
+        "p99.9",
+        "max ms",
+        "cleaned",
+        "unpacked"
     );
     let trace = Rc::new(Trace::new(blocks, a.trace == "zipfian"));
     let a_round = usable / BLOCK_STORED;
-    let mut before = pool.status();
+    let (mut before, mut empty) = (pool.status(), 0.0);
     for round in 0..=a.rounds {
         let began = env.now_ns();
         let fill = a.fill_blocks;
@@ -144,10 +174,11 @@ async fn measure(bench: Bench, a: Arguments) -> Result<()> {
         let now = pool.status();
         let host = now.host_written - before.host_written;
         println!(
-            "{:<8} {:>12.3} {:>12.3} {:>10.0} {:>8.0} {:>8.0} {:>8.0} {:>8.0} {:>9} {:>9}",
+            "{:<8} {:>12.3} {:>12.3} {:>9.3} {:>10.0} {:>8.0} {:>8.0} {:>8.0} {:>8.0} {:>9} {:>9}",
             if round == 0 { "fill".into() } else { round.to_string() },
             ratio(now.media_written - before.media_written, host),
             ratio(now.relocated_stored - before.relocated_stored, now.stored - before.stored),
+            ratio(now.absorbed - before.absorbed, now.stored - before.stored),
             ratio(requests * 1_000_000_000, env.now_ns() - began),
             times.micros(500),
             times.micros(990),
@@ -156,6 +187,12 @@ async fn measure(bench: Bench, a: Arguments) -> Result<()> {
             now.segments_cleaned - before.segments_cleaned,
             now.fragments_unpacked - before.fragments_unpacked,
         );
+        if round == 0 {
+            empty = times.micros(990);
+        } else if round == a.rounds && empty > 0.0 {
+            println!("{}", shares(&before, &now));
+            println!("p99 in steady state: {:.1} times that of the fill (reach: 3)", times.micros(990) / empty);
+        }
         before = now;
     }
     pool.stop().await

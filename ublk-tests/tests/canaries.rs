@@ -38,6 +38,8 @@ canaries! {
     merge_without_compare: MergeByCompare within 200 of Plan::of,
     staging_not_adopted: Adoption within 200 of Plan::of,
     journal_in_leaves_that_no_root_marks: MarkBeforeJournal within 400 of |seed| Plan::with_journal(seed, true),
+    imaged_record_moved: ImagedStaysInPlace within 400 of overwrites,
+    slot_retired_before_its_copy: CopyBeforeRetire within 400 of killed_overwrites,
     move_without_compare: MoveByCompare within 50 of |seed| Plan::of_kind(seed, Kind::Cramped),
 }
 
@@ -46,6 +48,23 @@ fn clears(seed: u64) -> Plan {
     let mut plan = Plan { journal: None, ..Plan::of_kind(seed, Kind::Churn) };
     (plan.habits.weights, plan.habits.hot_of_8, plan.habits.requests) = ([0, 12, 1, 3, 1], 6, 64..192);
     plan
+}
+
+/// A few blocks overwritten again and again, never flushed: open batches are compacted.
+fn overwrites(seed: u64) -> Plan {
+    let mut plan = Plan { journal: None, ..Plan::of_kind(seed, Kind::Churn) };
+    let habits = &mut plan.habits;
+    (habits.weights, habits.hot_of_8, habits.fua_of_8) = ([1, 16, 0, 0, 0], 6, 0);
+    (habits.requests, habits.blocks_max, habits.pause_ns) = (64..192, 16, 0);
+    plan
+}
+
+/// The same, the first daemon killed at one of its stores.
+fn killed_overwrites(seed: u64) -> Plan {
+    let nth = 2_000 + seed * 7_919 % 8_000;
+    let cut = usize::try_from(seed % 1025).unwrap_or(0);
+    let deaths = vec![PlannedDeath { at: Some((Point::Store, nth)), cut, power: false }];
+    Plan { deaths, ..overwrites(seed) }
 }
 
 /// Every acknowledgement of a write that went to the journal is a promise: a third of all seeds must notice when it is
