@@ -33,8 +33,6 @@ pub enum Rule {
     PersistBeforeAcknowledge,
     /// Tier 0 takes only blocks of leaves that the durable root calls journaled.
     MarkBeforeJournal,
-    /// Records of an open batch that a leaf image may point to stay where they are.
-    ImagedStaysInPlace,
     /// A slot is retired only after the copy of its live records is published.
     CopyBeforeRetire,
     /// I8: a MOVE takes only blocks whose entry still is what was read.
@@ -43,7 +41,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 14] = [
         Self::DataBeforePointer,
         Self::Checksum,
         Self::SlotAfterCompletion,
@@ -56,7 +54,6 @@ impl Rule {
         Self::Adoption,
         Self::PersistBeforeAcknowledge,
         Self::MarkBeforeJournal,
-        Self::ImagedStaysInPlace,
         Self::CopyBeforeRetire,
         Self::MoveByCompare,
     ];

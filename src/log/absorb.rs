@@ -68,9 +68,6 @@ impl Log {
 
     /// A leaf's entries are being copied for its image: what they point to in open batches stays where it is.
     pub fn hold_in_place(&mut self, entries: &[Entry]) {
-        if canary::is_off(Rule::ImagedStaysInPlace) {
-            return;
-        }
         for kind in StreamKind::STAGED {
             let Some(id) = self.stream(kind).batch else { continue };
             let batch = self.batches.get_mut(id);

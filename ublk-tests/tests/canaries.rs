@@ -38,7 +38,6 @@ canaries! {
     merge_without_compare: MergeByCompare within 200 of Plan::of,
     staging_not_adopted: Adoption within 200 of Plan::of,
     journal_in_leaves_that_no_root_marks: MarkBeforeJournal within 400 of |seed| Plan::with_journal(seed, true),
-    imaged_record_moved: ImagedStaysInPlace within 400 of overwrites,
     slot_retired_before_its_copy: CopyBeforeRetire within 400 of killed_overwrites,
     move_without_compare: MoveByCompare within 50 of |seed| Plan::of_kind(seed, Kind::Cramped),
 }
