@@ -1,8 +1,10 @@
 //! What the cleaner decides: which segments to relocate from, how fast, and which writes are kept apart. Pure: no I/O, no clock, no map.
 //!
 //! ```text
-//!   segments ─► Candidate ─► policy (cost-benefit | greedy | FIFO) ─► victims        victim
+//!   segments, as they change ─► classes by live part, oldest first                   index
+//!   the first of each class ─► policy (cost-benefit | greedy | FIFO) ─► victims      victim
 //!   host bytes, gained bytes, free segments ─► Pacer ─► clean now? writers wait?     pace
+//!   time that passes ─► a share of it may be spent                                   budget
 //!   age of what a write overwrites ─► Lifespan ─► hot or cold stream                 lifespan
 //! ```
 //!
@@ -11,10 +13,14 @@
 //! **Invariants.** A victim gains: cleaning never takes as much as it gives, so it ends. Writers wait only for gains that
 //! are to come. **Not here:** moving anything (`core`).
 
+pub mod budget;
+pub mod index;
 pub mod lifespan;
 pub mod pace;
 pub mod victim;
 
+pub use budget::Budget;
+pub use index::VictimIndex;
 pub use lifespan::Lifespan;
 pub use pace::Pacer;
-pub use victim::{Candidate, CostBenefit, Fifo, Greedy, VictimPolicy, choose};
+pub use victim::{Candidate, CostBenefit, Fifo, Greedy, VictimPolicy};

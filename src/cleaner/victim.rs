@@ -1,6 +1,5 @@
-//! Which segments are worth cleaning: candidates scored by a policy.
-
-use crate::units::SegmentId;
+//! Which segments are worth cleaning: candidates scored by a policy. Of two that are equally full every policy takes the
+//! older: what finding the best without a look at all of them rests on (`index`).
 
 /// Least part of a segment that cleaning it must bring: below, it would cost more than 32 bytes to gain one.
 pub const GAIN_MIN: f64 = 1.0 / 32.0;
@@ -14,7 +13,7 @@ pub struct Candidate {
     pub age: u64,
 }
 
-/// How victims are chosen.
+/// How victims are chosen: never a younger one before an older one that is equally full.
 pub trait VictimPolicy {
     /// How much a segment is worth cleaning now; the highest goes first.
     fn score(&self, candidate: &Candidate) -> f64;
@@ -53,47 +52,5 @@ impl VictimPolicy for Fifo {
     #[expect(clippy::cast_precision_loss, reason = "a score")]
     fn score(&self, candidate: &Candidate) -> f64 {
         candidate.age as f64
-    }
-}
-
-/// The best `count` victims, best first: only such as gain something.
-pub fn choose(
-    policy: &dyn VictimPolicy,
-    candidates: impl Iterator<Item = (SegmentId, Candidate)>,
-    count: usize,
-) -> Vec<SegmentId> {
-    let mut best: Vec<(f64, SegmentId)> = Vec::with_capacity(count + 1);
-    for (id, candidate) in candidates.filter(|(_, candidate)| candidate.live <= 1.0 - GAIN_MIN) {
-        let score = policy.score(&candidate);
-        if best.len() == count && best.last().is_some_and(|(worst, _)| score <= *worst) {
-            continue;
-        }
-        let at = best.partition_point(|(other, _)| *other >= score);
-        best.insert(at, (score, id));
-        best.truncate(count);
-    }
-    best.into_iter().map(|(_, id)| id).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn candidates() -> Vec<(SegmentId, Candidate)> {
-        let of = |(id, live, age)| (SegmentId(id), Candidate { live, age });
-        [(0, 0.9, 1000), (1, 0.5, 100), (2, 0.2, 10), (3, 0.99, 9000), (4, 0.7, 400)].map(of).to_vec()
-    }
-
-    fn ids(policy: &dyn VictimPolicy, count: usize) -> Vec<u32> {
-        choose(policy, candidates().into_iter(), count).into_iter().map(|id| id.0).collect()
-    }
-
-    #[test]
-    fn each_policy_has_its_order_and_none_takes_what_gains_nothing() {
-        assert_eq!(ids(&Greedy, 9), [2, 1, 4, 0]);
-        assert_eq!(ids(&Fifo, 9), [0, 4, 1, 2]);
-        assert_eq!(ids(&CostBenefit, 9), [4, 1, 2, 0]);
-        assert_eq!(ids(&CostBenefit, 2), [4, 1]);
-        assert_eq!(ids(&Greedy, 0), [0; 0]);
     }
 }

@@ -10,7 +10,7 @@ use super::pool_args::{KeyArgs, PoolArgs, key_is_required};
 use super::size::{approximate, parse_size};
 use super::{Failure, output};
 use crate::control::{Answer, BusyDevices, Command};
-use crate::core::Watermarks;
+use crate::core::{Recompression, Watermarks};
 use crate::daemon::{self, Event, ServeOptions};
 use crate::keys::verify_key_check;
 
@@ -30,12 +30,15 @@ kill would.
 --take-over upgrades a daemon under mounted filesystems: the one that runs finishes what is under way, writes its \
 map and ends; I/O waits until this one has taken its devices over. NBD clients are disconnected and connect again.
 
+--recompress: what the cleaner moves a second time, and, while no request comes, what was not overwritten for some time, is compressed again in units of 32 KiB. That is off by default since such data takes longer to read. `plica status` shows what it saved.
+
 Examples:
   plica serve pool.plica --root-key pool.key
   plica serve pool.plica --root-key pool.key --take-over
   plica serve /dev/nvme1n1 db wal --root-key /etc/plica/pool.key --queues 4
   plica serve pool.plica --passphrase --transport nbd --nbd-socket /tmp/plica.sock --run-dir /dev/shm/plica
   plica serve /dev/nvme1n1 --root-key /etc/plica/pool.key --map-memory 512M
+  plica serve pool.plica --root-key pool.key --recompress 20 --cold-after 60
   plica serve pool.plica --root-key pool.key --journal /mnt/pmem1/journal
   nbdinfo 'nbd+unix:///db?socket=/tmp/plica.sock'";
 
@@ -84,6 +87,14 @@ pub(super) struct ServeArgs {
     /// takes, 2 GiB for each TiB of data]
     #[arg(long, value_name = "SIZE", value_parser = map_memory)]
     map_memory: Option<u64>,
+
+    /// Percent of one CPU for recompressing cold data with zstd: it takes less space, and longer to read (0: none)
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    recompress: u8,
+
+    /// Minutes after which data that was not overwritten is cold
+    #[arg(long, value_name = "MINUTES", default_value_t = 10)]
+    cold_after: u32,
 
     /// Percent of the pool in use from which on it warns: in the log, and in plica status --check
     #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(1..=100))]
@@ -140,6 +151,10 @@ impl ServeArgs {
             accept_journal_loss: self.accept_journal_loss,
             workers: self.workers.map_or_else(default_workers, usize::from),
             map_memory: self.map_memory,
+            recompression: Recompression {
+                percent: self.recompress,
+                cold_ns: u64::from(self.cold_after) * 60_000_000_000,
+            },
             watermarks: Watermarks { low: self.low_at, critical: self.critical_at },
         };
         daemon::serve(options, |event| {

@@ -9,8 +9,8 @@ use super::output::{Align, Table};
 use super::pool_args::PoolArgs;
 use super::{Failure, output, size};
 use crate::control::{Answer, Command, NamespaceInfo, StatusReport};
-use crate::core::Fullness;
 use crate::core::scrub::ScrubState;
+use crate::core::{Fullness, RecompressStatus};
 use crate::format::superblock::{KeySource, Superblock};
 use crate::pool::{Inspection, JournalStatus, NamespaceStatus, PoolStatus, WrittenStatus};
 
@@ -263,9 +263,15 @@ fn figures(table: &mut Table, pool: &PoolStatus) {
     if pool.segments_cleaned > 0 {
         let [moved, stored] = [pool.relocated, pool.relocated_stored].map(size::approximate);
         let unpacked = pool.fragments_unpacked;
-        let text =
-            format!("{} segments; moved {moved} as {stored}, {unpacked} fragments unpacked", pool.segments_cleaned);
+        let ahead = pool.segments_cleaned_ahead;
+        let text = format!(
+            "{} segments, {ahead} of them ahead; moved {moved} as {stored}, {unpacked} fragments unpacked",
+            pool.segments_cleaned
+        );
         table.row(["cleaned", &text]);
+    }
+    if pool.recompressed.percent > 0 {
+        table.row(["recompressed", &recompressed(&pool.recompressed)]);
     }
     let limit = pool.map_limit.map_or(String::new(), |limit| format!(", at most {}", size::approximate(limit)));
     let [total, resident] = [pool.map_total, pool.map_resident].map(size::approximate);
@@ -289,6 +295,14 @@ fn figures(table: &mut Table, pool: &PoolStatus) {
     if pool.no_space > 0 {
         table.row(["NO SPACE", &format!("{} writes were refused for want of space", pool.no_space)]);
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+fn recompressed(r: &RecompressStatus) -> String {
+    let [data, before, after] = [r.data, r.before, r.after].map(size::approximate);
+    let seconds = r.cpu_ns as f64 / 1e9;
+    let left = share(r.after, r.before);
+    format!("{data}: {before} became {after} ({left}); {seconds:.1} s of CPU, at most {} % of one", r.percent)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share for people")]

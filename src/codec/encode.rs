@@ -54,22 +54,46 @@ impl Encoder {
         plain: &[u8],
         namespace: NamespaceId,
         first: Lba,
-        seal: SealNo,
+        number: SealNo,
         compression: Compression,
         sealer: &Sealer,
         out: &mut [u8],
     ) -> Result<Encoded> {
-        let count = check_plain(plain)?;
-        if out.len() < ENCODED_BYTES_MAX {
-            fail!(OutOfRange, "an output of {} bytes for an encoded fragment of up to {ENCODED_BYTES_MAX}", out.len());
-        }
+        let count = check_lengths(plain, out)?;
         let (codec, len) = self.compressor.compress(plain, compression, out)?;
-        let stored = match codec {
-            Codec::Zero => 0,
-            Codec::Raw | Codec::Lz4 | Codec::Zstd => {
-                sealer.seal(&FragmentName { namespace, first, count, codec, seal }, out, len)?
-            }
-        };
-        Ok(Encoded { codec, stored, hash: payload_hash(&out[..stored]) })
+        seal(&FragmentName { namespace, first, count, codec, seal: number }, len, sealer, out)
     }
+
+    /// As [`Encoder::encode`], for data that is to be kept for long: smaller, and slower.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn encode_cold(
+        &mut self,
+        plain: &[u8],
+        (namespace, first, number): (NamespaceId, Lba, SealNo),
+        sealer: &Sealer,
+        out: &mut [u8],
+    ) -> Result<Encoded> {
+        let count = check_lengths(plain, out)?;
+        let (codec, len) = self.compressor.compress_cold(plain, out)?;
+        seal(&FragmentName { namespace, first, count, codec, seal: number }, len, sealer, out)
+    }
+}
+
+fn check_lengths(plain: &[u8], out: &[u8]) -> Result<u8> {
+    let count = check_plain(plain)?;
+    if out.len() < ENCODED_BYTES_MAX {
+        fail!(OutOfRange, "an output of {} bytes for an encoded fragment of up to {ENCODED_BYTES_MAX}", out.len());
+    }
+    Ok(count)
+}
+
+/// Seals what was compressed to the first `len` bytes of `out`.
+fn seal(name: &FragmentName, len: usize, sealer: &Sealer, out: &mut [u8]) -> Result<Encoded> {
+    let stored = match name.codec {
+        Codec::Zero => 0,
+        Codec::Raw | Codec::Lz4 | Codec::Zstd => sealer.seal(name, out, len)?,
+    };
+    Ok(Encoded { codec: name.codec, stored, hash: payload_hash(&out[..stored]) })
 }

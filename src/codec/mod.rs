@@ -27,7 +27,9 @@ mod xts;
 
 pub use decode::Decoder;
 pub use encode::{ENCODED_BYTES_MAX, Encoded, Encoder};
-pub use pool::{CodecCounts, CodecPool, DecodeJob, Decoded, EncodeJob};
+pub use pool::{
+    CodecCounts, CodecPool, DecodeJob, Decoded, EncodeJob, GROUP_BLOCKS, GROUP_RUNS, PackJob, PackPart, PackRun, Packed,
+};
 pub use seal::{FragmentName, Sealer};
 
 use crate::error::Result;

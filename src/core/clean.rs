@@ -15,20 +15,21 @@
 //! **Failure.** A victim that cannot be read, or holds records that do not verify, keeps what could not be moved and is not
 //! tried again until something of it dies. No room for moves ends the round.
 //!
-//! **Not here:** moving (`relocate`), choosing and pacing (`cleaner`).
+//! **Not here:** moving (`relocate`), choosing and pacing (`victims`, `cleaner`), cleaning ahead of need (`idle`).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::Core;
 use super::checkpoint::Running;
+use super::pack::PackBufs;
 use super::relocate::{Destination, Relocated, Source, Unpack};
 use super::room::{Purpose, RESERVE_SEGMENTS};
 use super::unpack::Workspace;
 use crate::buf::AlignedBuf;
 use crate::cleaner::pace::PRESSURE_MAX;
 use crate::cleaner::victim::GAIN_MIN;
-use crate::cleaner::{Candidate, CostBenefit, Lifespan, Pacer, choose};
+use crate::cleaner::{Lifespan, Pacer, VictimIndex};
 use crate::env::sync::{Notify, yield_now};
 use crate::error::Result;
 use crate::format::record::{RecordBody, RecordHeader, RecordKind, record_bytes};
@@ -42,14 +43,12 @@ use crate::units::{Granule, SegmentId};
 
 /// Records relocated or surveyed before others have their turn.
 const PORTION: usize = 16;
-/// Bytes of a segment for one victim of a round: choosing looks at all segments.
-const SEGMENTS_A_VICTIM: usize = 256;
-/// Victims of a round at most.
-const VICTIMS_MAX: usize = 32;
 
 /// The state of the cleaner.
 pub(super) struct Cleaner {
     pacer: RefCell<Pacer>,
+    /// Segments that may be victims.
+    pub(super) index: RefCell<VictimIndex>,
     /// How long hot segments last.
     pub(super) lifespan: RefCell<Lifespan>,
     /// There may be cause to clean.
@@ -64,10 +63,10 @@ pub(super) struct Cleaner {
 }
 
 /// The memory of the cleaner's task.
-struct Memory {
-    bytes: Vec<u8>,
+pub(super) struct Memory {
+    pub(super) bytes: Vec<u8>,
     piece: Option<AlignedBuf>,
-    workspace: Workspace,
+    pub(super) workspace: Workspace,
 }
 
 /// What is to be had of a victim.
@@ -89,6 +88,7 @@ impl Cleaner {
     pub(super) fn new(segments: usize, segment_bytes: u32) -> Self {
         Self {
             pacer: RefCell::new(Pacer::new(segments, RESERVE_SEGMENTS, segment_bytes)),
+            index: RefCell::default(),
             lifespan: RefCell::default(),
             wanted: Notify::default(),
             counting: Cell::new(true),
@@ -105,18 +105,33 @@ impl Cleaner {
         *self.pacer.borrow_mut() = Pacer::new(segments, RESERVE_SEGMENTS, segment_bytes);
         self.hopeless_at.set(None);
     }
+
+    /// How short space is: see [`Pacer::pressure`].
+    pub(super) fn pressure(&self, available: usize) -> u64 {
+        self.pacer.borrow().pressure(available)
+    }
 }
 
 impl Core {
-    /// Cleans whenever the pacer asks for it. Runs as a task.
+    /// Cleans whenever the pacer asks for it, and does what is done ahead when nobody asks for anything. Runs as a task.
     pub(super) async fn run_cleaner(self: Rc<Self>) {
         let mut memory = None;
         loop {
-            self.cleaner.wanted.until(|| self.should_clean()).await;
+            self.cleaner.wanted.until(|| self.should_clean() || self.wants_idle_work()).await;
             self.cleaner.busy.set(true);
-            if let Err(error) = self.clean_round(memory.get_or_insert_with(|| self.cleaner_memory())).await {
+            let memory = memory.get_or_insert_with(|| self.cleaner_memory());
+            if self.recompresses() {
+                memory.workspace.pack.get_or_insert_with(PackBufs::new);
+            }
+            let cleans = self.should_clean();
+            let result = if cleans { self.clean_round(memory).await } else { self.idle_step(memory).await };
+            if let Err(error) = result {
                 tracing::warn!("cleaning was given up for now: {error}");
-                self.give_up_cleaning();
+                if cleans {
+                    self.give_up_cleaning();
+                } else {
+                    self.idle.interrupt();
+                }
             }
             self.cleaner.busy.set(false);
             self.space.notify_all();
@@ -144,14 +159,16 @@ impl Core {
         self.cleaner.hopeless_at.set(Some((segments.drops(), segments.available())));
     }
 
-    fn should_clean(&self) -> bool {
-        let (known, available) = {
-            let state = self.state.borrow();
-            // what was discarded is not worth a look at its segment
-            (state.log.segments.usage_known() && state.accounts.is_settled(), state.log.segments.available())
-        };
+    /// Whether all that is live is known. What was discarded is not worth a look at its segment.
+    pub(super) fn knows_usage(&self) -> bool {
+        let state = self.state.borrow();
+        state.log.segments.usage_known() && state.accounts.is_settled()
+    }
+
+    pub(super) fn should_clean(&self) -> bool {
+        let available = self.state.borrow().log.segments.available();
         let ends = self.stopping.get() && self.active.get() == 0;
-        known
+        self.knows_usage()
             && !ends
             && self.latch.check().is_ok()
             && !self.is_hopeless()
@@ -224,30 +241,23 @@ impl Core {
                 break;
             }
             self.cleaner.tried.set(self.cleaner.tried.get() + 1);
-            self.pin(Tier::Ssd, id);
-            let result = self.clean_segment(id, memory).await;
-            self.unpin(Tier::Ssd, id);
-            result?;
-            self.space.notify_all();
-            self.mind_window();
-            if self.wants_checkpoint() {
-                self.checkpoint_wanted.notify_all();
-            }
+            self.clean_pinned(id, memory).await?;
         }
         Ok(())
     }
 
-    fn choose_victims(&self) -> Vec<SegmentId> {
-        let state = self.state.borrow();
-        let segments = &state.log.segments;
-        let (now, segment_bytes) = (state.log.last_op(), self.layout.segment_bytes);
-        let sealed = segments.iter().filter(|(_, info)| info.state == SegmentState::Sealed && info.live > 0);
-        let candidates = sealed.map(|(id, info)| {
-            let live = live_share(info, usual_blocks(segment_bytes), segment_bytes);
-            (id, Candidate { live, age: now.0.saturating_sub(info.top_op.0) })
-        });
-        let count = (segments.count() / SEGMENTS_A_VICTIM).clamp(1, VICTIMS_MAX);
-        choose(&CostBenefit, candidates, count)
+    /// Pins a segment and cleans it.
+    pub(super) async fn clean_pinned(self: &Rc<Self>, id: SegmentId, memory: &mut Memory) -> Result<()> {
+        self.pin(Tier::Ssd, id);
+        let result = self.clean_segment(id, memory).await;
+        self.unpin(Tier::Ssd, id);
+        result?;
+        self.space.notify_all();
+        self.mind_window();
+        if self.wants_checkpoint() {
+            self.checkpoint_wanted.notify_all();
+        }
+        Ok(())
     }
 
     /// Cleans one segment, which is pinned.
@@ -279,7 +289,7 @@ impl Core {
     }
 
     /// Reads a segment, for which `advance` is gained as far as writers are concerned.
-    async fn read_segment(&self, id: SegmentId, memory: &mut Memory, advance: u64) -> Result<()> {
+    pub(super) async fn read_segment(&self, id: SegmentId, memory: &mut Memory, advance: u64) -> Result<()> {
         let start = self.layout.segment(id);
         let pieces = memory.bytes.len().div_ceil(SLOT_BYTES) as u64;
         for (index, part) in memory.bytes.chunks_mut(SLOT_BYTES).enumerate() {
@@ -321,9 +331,17 @@ impl Core {
         let mut done = Relocated::default();
         let portions = survey.live.len().div_ceil(PORTION).max(1) as u64;
         let mut result = Ok(());
+        let mut interrupted = false;
         for portion in survey.live.chunks(PORTION) {
-            // as fast as the host writes, also within a segment
-            self.cleaner.wanted.until(|| self.should_go_on()).await;
+            if self.idle.ahead.get() && !self.should_go_on() {
+                interrupted = !self.goes_on_ahead().await;
+                if interrupted {
+                    break;
+                }
+            } else {
+                // as fast as the host writes, also within a segment
+                self.cleaner.wanted.until(|| self.should_go_on()).await;
+            }
             result = self.relocate(&source, portion, destination, &mut memory.workspace, &mut done).await;
             if result.is_err() {
                 break;
@@ -339,8 +357,9 @@ impl Core {
         self.stats.unpacked.add(done.unpacked);
         let kept = self.state.borrow().log.segments.get(id).live;
         self.stats.cleaned.add(u64::from(kept == 0));
+        self.stats.cleaned_ahead.add(u64::from(kept == 0 && self.idle.ahead.get()));
         // also when what is live is not among the records that were found: it must not be tried for ever
-        if kept > 0 && result.is_ok() {
+        if kept > 0 && result.is_ok() && !interrupted {
             tracing::error!(
                 "segment {id}: {kept} blocks cannot be moved, so it is kept; {} records are damaged",
                 done.left

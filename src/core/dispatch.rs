@@ -97,6 +97,7 @@ impl Core {
         spawner.spawn(self.clone().run_accounting()).detach();
         spawner.spawn(self.clone().run_scrub()).detach();
         spawner.spawn(self.clone().run_cleaner()).detach();
+        spawner.spawn(self.clone().run_idle_watch()).detach();
         if self.tier0.is_some() {
             spawner.spawn(self.clone().run_persists()).detach();
             spawner.spawn(self.clone().run_marks()).detach();
@@ -129,6 +130,7 @@ impl Core {
             let (id, mut request) = queues.pop().await;
             let mut extents = Vec::new();
             self.active.set(self.active.get() + 1);
+            self.idle.interrupt();
             let result = self.handle(id, &mut request, &mut extents).await;
             self.active.set(self.active.get() - 1);
             if self.stopping.get() || self.draining.get() {

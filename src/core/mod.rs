@@ -7,7 +7,7 @@
 //!                         └─► partial (sub-block writes by compare)
 //!   tier 0 (if there is a journal): small hot writes ─► persisted, a group at a time ─► acknowledge
 //!   background: batch timer · leaf write-back and roots (checkpoint) · usage count · accounts of discarded leaves
-//!               · cleaner (clean, relocate, unpack)
+//!               · cleaner (victims, clean, relocate, unpack) · when idle: cleaning ahead, recompression (idle, recompress, pack)
 //! ```
 //!
 //! **Invariants.** All of I1–I12; each file cites those it upholds. Mutable state is in one [`State`] that is borrowed
@@ -30,12 +30,15 @@ mod dispatch;
 mod flush;
 mod fragment;
 mod fullness;
+mod idle;
 mod latch;
 mod leaves;
+mod pack;
 mod partial;
 mod prepare;
 mod read;
 mod recent;
+mod recompress;
 mod relocate;
 pub mod request;
 mod resident;
@@ -49,6 +52,7 @@ mod streams;
 mod tier0;
 mod unit;
 mod unpack;
+mod victims;
 mod window;
 mod write;
 mod written;
@@ -60,6 +64,7 @@ pub use account::Accounts;
 pub use fullness::{Fullness, Watermarks};
 pub use latch::Latch;
 pub use recent::{Reading, Recent};
+pub use recompress::{RecompressStatus, Recompression};
 pub use state::{Namespace, RootState, State};
 pub use stats::{NamespaceStats, Stats};
 pub use tier0::Tier0;
@@ -119,6 +124,9 @@ pub struct Core {
     /// For leaves: whoever reads one waits for the medium only, so these come back even when writers hold all others.
     leaf_bufs: BufPool,
     cleaner: clean::Cleaner,
+    /// What is done while no request comes.
+    idle: idle::Idle,
+    recompress: recompress::Recompress,
     /// A new full image is to be written: the one on media is damaged, or in the way.
     image_wanted: Cell<bool>,
     seal_counter: Cell<u64>,
@@ -184,6 +192,8 @@ impl Core {
             bufs: BufPool::new(FRAGMENT_BUFS, FRAGMENT_BUF_BYTES),
             leaf_bufs: BufPool::new(LEAF_BUFS, FRAGMENT_BUF_BYTES),
             cleaner,
+            idle: idle::Idle::default(),
+            recompress: recompress::Recompress::default(),
             image_wanted: Cell::new(false),
             seal_counter: Cell::new(0),
             flushing: Cell::new(false),

@@ -4,7 +4,8 @@
 //! ```text
 //!   Source: place + bytes ─┐
 //!   records of it ─────────┼─► live? (map) ─► verified ─┬─ mostly live ─► the same ciphertext ─┬─► MOVE by compare
-//!   Destination ───────────┘                            └─ partly dead ─► unpacked, resealed ──┘
+//!   Destination ───────────┘                            ├─ partly dead ─► unpacked, resealed ──┤
+//!                                                       └─ moved before ─► its group packed ───┘
 //! ```
 //!
 //! **How to use it.** The caller pins the source segment, has its bytes in memory (or mapped), lists its records (summary
@@ -22,11 +23,12 @@
 //! **Failure.** A record that does not verify, or whose leaf cannot be read, stays and is counted as left behind. No room
 //! and the latch end the relocation.
 //!
-//! **Not here:** which segment, how fast, when (`clean`), resealing (`unpack`).
+//! **Not here:** which segment, how fast, when (`clean`), resealing (`unpack`, `pack`).
 
 use std::rc::Rc;
 
 use super::Core;
+use super::pack::groups_of;
 use super::resident::Known;
 use super::room::Purpose;
 use super::unpack::Workspace;
@@ -125,7 +127,7 @@ impl Core {
                 done.left += 1;
                 continue;
             };
-            let live = if canary::is_off(Rule::MoveByCompare) { mask } else { self.live_blocks(record) };
+            let mut live = if canary::is_off(Rule::MoveByCompare) { mask } else { self.live_blocks(record) };
             if live == 0 {
                 continue;
             }
@@ -138,6 +140,12 @@ impl Core {
                     continue;
                 }
             };
+            if self.pack_around(&fragment, workspace).await? {
+                live = self.live_blocks(record);
+                if live == 0 {
+                    continue;
+                }
+            }
             if fragment.codec != Codec::Zero && destination.unpack.applies(fragment.count, live) {
                 match self.unpack(&fragment, live, destination, workspace).await? {
                     Some(moved) => {
@@ -155,6 +163,25 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Recompresses what a fragment is a part of, if it was moved before and there is time and room for that. Returns whether
+    /// anything was moved.
+    async fn pack_around(self: &Rc<Self>, fragment: &Fragment<'_>, workspace: &mut Workspace) -> Result<bool> {
+        let Some(bufs) = &mut workspace.pack else { return Ok(false) };
+        let mut moved = 0;
+        for group in groups_of(&fragment.header) {
+            if fragment.codec == Codec::Zero || !self.is_due_again(&fragment.header) {
+                break;
+            }
+            match self.pack_group(group, bufs).await {
+                Ok(blocks) => moved += blocks,
+                // there may be room to move it as it is
+                Err(error) if error.kind() == ErrorKind::NoSpace => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(moved > 0)
     }
 
     /// Returns when the map knows the blocks of a record; `None` when there is nothing to know.

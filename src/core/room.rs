@@ -41,6 +41,8 @@ pub(super) enum Purpose {
     Move,
     /// A relocation from tier 0: as a host's data, of which it is.
     Destage,
+    /// A relocation that recompresses: nobody needs it, so it never takes what others may.
+    Pack,
     /// Leaves and images.
     Metadata,
 }
@@ -51,12 +53,14 @@ impl Purpose {
             Self::Write | Self::Clear => StreamKind::Host,
             Self::ColdWrite => StreamKind::Cold,
             Self::Move | Self::Destage => StreamKind::Move,
+            Self::Pack => StreamKind::Packed,
             Self::Metadata => StreamKind::Leaf,
         }
     }
 
-    fn reserve(self) -> usize {
+    pub(super) fn reserve(self) -> usize {
         match self {
+            Self::Pack => RESERVE_SEGMENTS + 1,
             Self::Write | Self::ColdWrite | Self::Destage => RESERVE_SEGMENTS,
             Self::Clear => RESERVE_FOR_MOVES,
             Self::Move => RESERVE_FOR_METADATA,
@@ -169,14 +173,17 @@ impl Core {
                 break;
             }
             let available = self.state.borrow().log.segments.available();
-            if self.checkpointing.get() {
+            if purpose != Purpose::Pack && self.checkpointing.get() {
                 self.released.notified().await;
-            } else if attempt < ATTEMPTS && self.may_free() {
+            } else if purpose != Purpose::Pack && attempt < ATTEMPTS && self.may_free() {
                 // later attempts write more leaves, so that segments of CLEARs come free; boxed: a checkpoint makes room
                 // for leaves in its turn
                 let leaves = if attempt < 2 { 0 } else { self.leaves_a_checkpoint() };
                 Box::pin(self.checkpoint(leaves)).await?;
                 attempt += 1;
+            } else if purpose == Purpose::Pack {
+                // nobody needs it: it waits for nothing
+                return Err(Error::new(ErrorKind::NoSpace, "the pool has no space to recompress into"));
             } else if purpose == Purpose::Destage {
                 // it holds the stream that the cleaner writes to, and must not wait for the cleaner: tried again later
                 self.ask_for_segment();

@@ -71,6 +71,8 @@ pub struct Stats {
     pub unpacked: Counter,
     /// Segments that it emptied.
     pub cleaned: Counter,
+    /// Of these ahead of need, while no request came.
+    pub cleaned_ahead: Counter,
 }
 
 /// Counters of a namespace since the pool was opened.

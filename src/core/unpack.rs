@@ -12,13 +12,14 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+use super::pack::PackBufs;
 use super::relocate::{Destination, Fragment, Relocated};
 use super::{Core, FRAGMENT_BUF_BYTES};
 use crate::buf::{AlignedBuf, DataBuf};
 use crate::codec::{DecodeJob, Decoded, EncodeJob, Encoded, FragmentName, Sealer};
 use crate::error::Result;
-use crate::format::Compression;
 use crate::format::record::{RecordBody, RecordHeader, all_blocks, record_bytes};
+use crate::format::{Codec, Compression};
 use crate::limits::{BLOCK_BYTES, FRAGMENT_BLOCKS_MAX};
 use crate::units::{Lba, SealNo};
 
@@ -27,6 +28,8 @@ const RUNS_MAX: usize = FRAGMENT_BLOCKS_MAX as usize / 2;
 
 /// The buffers of one relocation: never the host's, which may all be held by writers that wait for room.
 pub(super) struct Workspace {
+    /// Of a cleaner that recompresses.
+    pub(super) pack: Option<PackBufs>,
     sealed: Option<AlignedBuf>,
     plain: Option<AlignedBuf>,
     out: ArrayVec<AlignedBuf, RUNS_MAX>,
@@ -35,7 +38,7 @@ pub(super) struct Workspace {
 impl Workspace {
     pub(super) fn new() -> Self {
         let buf = || AlignedBuf::zeroed(FRAGMENT_BUF_BYTES);
-        Self { sealed: Some(buf()), plain: Some(buf()), out: (0..RUNS_MAX).map(|_| buf()).collect() }
+        Self { pack: None, sealed: Some(buf()), plain: Some(buf()), out: (0..RUNS_MAX).map(|_| buf()).collect() }
     }
 }
 
@@ -63,6 +66,8 @@ impl Core {
         else {
             return Ok(None);
         };
+        // what was made small before is not made larger
+        let compression = if fragment.codec == Codec::Zstd { Compression::Zstd } else { compression };
         if !self.open_into(fragment, &sealer, workspace).await {
             return Ok(None);
         }
@@ -172,7 +177,7 @@ fn resealed_header(old: &RecordHeader, first: Lba, count: u8, seal: SealNo, enco
 }
 
 /// The runs of set bits: first bit and length.
-fn runs(live: u8) -> impl Iterator<Item = (u8, u8)> {
+pub(super) fn runs(live: u8) -> impl Iterator<Item = (u8, u8)> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let rest = u16::from(live) >> at;

@@ -49,6 +49,8 @@ pub struct ReplayBounds {
     pub journal_quiet_ns: u64,
     /// A namespace that has written so many bytes since its last flush loads: its writes are kept apart by age.
     pub load_bytes: u64,
+    /// When no request came for so long, work is done ahead.
+    pub quiet_ns: u64,
     /// Leaves of the map in memory, beyond those that requests under way need. Half of them may be dirty.
     pub leaves_max: usize,
 }
@@ -63,6 +65,7 @@ impl Default for ReplayBounds {
             root_bytes: ROOT_BYTES,
             journal_quiet_ns: 60_000_000_000,
             load_bytes: 1 << 20,
+            quiet_ns: 200_000_000,
             leaves_max: usize::MAX,
         }
     }

@@ -18,7 +18,7 @@ pub struct Written {
     pub batches: Counter,
     /// Summaries of segments.
     pub summaries: Counter,
-    /// Records of what was relocated: by the cleaner, and from tier 0.
+    /// Records of what was relocated: by the cleaner, from tier 0, recompressed.
     pub moved: Counter,
     /// Records of leaves and of images of the map.
     pub map: Counter,
@@ -38,7 +38,7 @@ impl Written {
                 self.payload.add(batch.payload as u64);
                 self.headers.add((records - batch.payload) as u64);
             }
-            StreamKind::Move => self.moved.add(records as u64),
+            StreamKind::Move | StreamKind::Packed => self.moved.add(records as u64),
             StreamKind::Leaf => self.map.add(records as u64),
             StreamKind::Journal => unreachable!("tier 0 is another medium"),
         }

@@ -41,7 +41,7 @@ use self::served::FrontEnds;
 use self::signals::StopSignals;
 use crate::codec::CodecPool;
 use crate::control::{BusyDevices, ControlServer, Medium, Served, socket_path};
-use crate::core::{ReplayBounds, Watermarks};
+use crate::core::{Recompression, ReplayBounds, Watermarks};
 use crate::env::{Env, Mailbox, MailboxReceiver, mailbox};
 use crate::error::{Error, Result};
 use crate::fail;
@@ -88,6 +88,8 @@ pub struct ServeOptions {
     pub workers: usize,
     /// Bytes of memory for leaves of the map; all that are used stay in memory if `None`.
     pub map_memory: Option<u64>,
+    /// How much cold data is recompressed.
+    pub recompression: Recompression,
     /// From where on people are told that the pool is full.
     pub watermarks: Watermarks,
     /// The journal that the superblock names, if it names one.
@@ -165,6 +167,9 @@ pub fn serve(options: ServeOptions, tell: impl Fn(&Event) + 'static) -> Result<(
         };
         let pool = Pool::open(&env, &media, Box::new(staging), open).await?;
         pool.core().set_watermarks(options.watermarks);
+        if options.recompression.percent > 0 {
+            pool.core().set_recompression(options.recompression, CodecPool::background()?);
+        }
         // it is empty: this is the only pool of the thread
         drop(helped.set(pool.clone()));
         let control = socket_path(&options.run_dir, options.pool);

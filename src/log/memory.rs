@@ -49,7 +49,9 @@ impl Memories {
     pub fn take(&mut self, kind: StreamKind) -> Option<BatchMemory> {
         match kind {
             StreamKind::Host | StreamKind::Cold => self.free_shared.pop().map(BatchMemory::Shared),
-            StreamKind::Leaf | StreamKind::Move => self.free_ordinary.pop().map(BatchMemory::Ordinary),
+            StreamKind::Leaf | StreamKind::Move | StreamKind::Packed => {
+                self.free_ordinary.pop().map(BatchMemory::Ordinary)
+            }
             StreamKind::Journal => self.free_journal.pop().map(BatchMemory::Ordinary),
         }
     }

@@ -74,6 +74,8 @@ pub struct SegmentInfo {
     pub born_ns: u64,
     /// The stream that filled it in this serve.
     pub stream: Option<StreamKind>,
+    /// Recompression has seen all that is in it.
+    pub packed: bool,
 }
 
 impl SegmentInfo {
@@ -93,6 +95,7 @@ impl SegmentInfo {
             written: generation.0 > 1,
             born_ns: 0,
             stream: None,
+            packed: false,
         }
     }
 }
@@ -111,6 +114,11 @@ pub struct SegmentTable {
     floor: Generation,
     /// Entries that went, ever: nothing can have become worth cleaning while this stays the same.
     drops: u64,
+    /// Below how many live entries a segment is listed in `changed`.
+    marks: Vec<u32>,
+    /// Segments whose live part may have changed, each once. It has room for all: nothing is allocated for a change.
+    changed: Vec<SegmentId>,
+    is_listed: Vec<bool>,
 }
 
 impl SegmentTable {
@@ -121,6 +129,7 @@ impl SegmentTable {
         let infos: Vec<_> = generations.into_iter().map(|g| SegmentInfo::new(g, replay_start)).collect();
         let never = infos.iter().enumerate().filter(|(_, info)| info.state == SegmentState::Free);
         let free = never.map(|(index, _)| SegmentId(u32::try_from(index).unwrap_or(u32::MAX))).collect();
+        let count = infos.len();
         Self {
             infos,
             free,
@@ -130,6 +139,9 @@ impl SegmentTable {
             usage_known: false,
             floor: Generation(0),
             drops: 0,
+            marks: vec![0; count],
+            changed: Vec::with_capacity(count),
+            is_listed: vec![false; count],
         }
     }
 
@@ -139,6 +151,9 @@ impl SegmentTable {
             self.infos.push(SegmentInfo::new(Generation(0), OpNo(0)));
             self.free.push_back(SegmentId(u32::try_from(index).unwrap_or(u32::MAX)));
         }
+        self.marks.resize(count, 0);
+        self.is_listed.resize(count, false);
+        self.changed.reserve(count - self.changed.len());
     }
 
     /// One segment.
@@ -178,18 +193,43 @@ impl SegmentTable {
     /// Live counts are complete: what is empty may be freed. All that emptied it has a number of at most `now`.
     pub fn usage_counted(&mut self, now: OpNo) {
         self.usage_known = true;
-        for (index, info) in self.infos.iter_mut().enumerate() {
+        for index in 0..self.infos.len() {
+            let (id, info) = (SegmentId(u32::try_from(index).unwrap_or(u32::MAX)), &mut self.infos[index]);
             if info.live == 0 && info.state == SegmentState::Sealed {
                 info.emptied_op = info.emptied_op.max(now);
-                self.empty.push(SegmentId(u32::try_from(index).unwrap_or(u32::MAX)));
+                self.empty.push(id);
             }
+            self.list(id);
         }
+    }
+
+    /// Lists a segment whose live part may have changed.
+    fn list(&mut self, id: SegmentId) {
+        if !std::mem::replace(&mut self.is_listed[id.0 as usize], true) {
+            self.changed.push(id);
+        }
+    }
+
+    /// Takes a segment whose live part, or state, may have changed: it was sealed, measured, or has fewer live entries than
+    /// its mark ([`SegmentTable::mark`]).
+    pub fn take_changed(&mut self) -> Option<SegmentId> {
+        let id = self.changed.pop()?;
+        self.is_listed[id.0 as usize] = false;
+        Some(id)
+    }
+
+    /// The segment is to be listed as changed when fewer than so many entries point to it.
+    pub fn mark(&mut self, id: SegmentId, live: u32) {
+        self.marks[id.0 as usize] = live;
     }
 
     /// An entry points to the segment from now on.
     pub fn add_live(&mut self, id: SegmentId) {
         if let Some(info) = self.infos.get_mut(id.0 as usize) {
             info.live += 1;
+            if info.state == SegmentState::Sealed && self.usage_known {
+                self.list(id);
+            }
         }
     }
 
@@ -209,12 +249,16 @@ impl SegmentTable {
     pub fn measured(&mut self, id: SegmentId, total: u32, bytes: u32) {
         let info = self.get_mut(id);
         (info.total, info.bytes) = (total.max(info.live), bytes);
+        self.list(id);
     }
 
     /// Dead blocks of the segment that cleaning cannot drop are not counted any more.
     pub fn forget_dead(&mut self, id: SegmentId, count: u32) {
         let info = self.get_mut(id);
         info.total = info.total.saturating_sub(count).max(info.live);
+        if info.state == SegmentState::Sealed {
+            self.list(id);
+        }
     }
 
     /// Entries that went, ever.
@@ -233,6 +277,9 @@ impl SegmentTable {
             if info.live == 0 && info.state == SegmentState::Sealed && self.usage_known {
                 self.empty.push(id);
             }
+            if info.live < self.marks[id.0 as usize] {
+                self.list(id);
+            }
         }
     }
 
@@ -243,6 +290,7 @@ impl SegmentTable {
         if info.live == 0 && self.usage_known {
             self.empty.push(id);
         }
+        self.list(id);
     }
 
     /// A segment that recovery found in the replay window, with where accepted batches end in it, what its summary is
@@ -352,7 +400,7 @@ impl SegmentTable {
             info.generation = Generation(info.generation.0 + 1);
             (info.emptied_op, info.top_op, info.clear_op) = (OpNo(0), OpNo(0), OpNo(0));
             (info.summary, info.end) = (SummaryState::None, 0);
-            (info.total, info.bytes) = (0, 0);
+            (info.total, info.bytes, info.packed) = (0, 0, false);
         }
         ids
     }

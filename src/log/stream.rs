@@ -20,6 +20,8 @@ pub enum StreamKind {
     Journal = 3,
     /// Writes of a host that loads, of blocks that will probably live long; staged in shared memory.
     Cold = 4,
+    /// Relocations that were recompressed: they have lived long and will; in ordinary memory as other relocations.
+    Packed = 5,
 }
 
 /// Streams whose operations somebody waits for.
@@ -47,11 +49,11 @@ impl Streams {
 
 impl StreamKind {
     /// How many there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
     /// All of them.
-    pub const ALL: [Self; Self::COUNT] = [Self::Host, Self::Leaf, Self::Move, Self::Journal, Self::Cold];
+    pub const ALL: [Self; Self::COUNT] = [Self::Host, Self::Leaf, Self::Move, Self::Journal, Self::Cold, Self::Packed];
     /// Those on tier 1.
-    pub const SSD: [Self; 4] = [Self::Host, Self::Leaf, Self::Move, Self::Cold];
+    pub const SSD: [Self; 5] = [Self::Host, Self::Leaf, Self::Move, Self::Cold, Self::Packed];
     /// Those of the host on tier 1, whose batches are staged in shared memory.
     pub const STAGED: [Self; 2] = [Self::Host, Self::Cold];
 
@@ -59,7 +61,7 @@ impl StreamKind {
     #[must_use]
     pub fn tier(self) -> Tier {
         match self {
-            Self::Host | Self::Leaf | Self::Move | Self::Cold => Tier::Ssd,
+            Self::Host | Self::Leaf | Self::Move | Self::Cold | Self::Packed => Tier::Ssd,
             Self::Journal => Tier::Pmem,
         }
     }

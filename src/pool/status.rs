@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use crate::core::scrub::ScrubStatus;
-use crate::core::{Core, Fullness, Reading, Written};
+use crate::core::{Core, Fullness, Reading, RecompressStatus, Written};
 use crate::format::leaf::LEAF_BYTES;
 use crate::format::superblock::Superblock;
 use crate::limits::{BLOCK_SIZE, JOURNAL_SEGMENT_BYTES};
@@ -64,6 +64,12 @@ pub struct PoolStatus {
     pub no_space: u64,
     /// Segments that the cleaner emptied, since the pool was opened.
     pub segments_cleaned: u64,
+    /// Of these ahead of need, while no request came.
+    #[serde(default)]
+    pub segments_cleaned_ahead: u64,
+    /// Cold data that was recompressed.
+    #[serde(default)]
+    pub recompressed: RecompressStatus,
     /// Live bytes (before compression) that it moved, since the pool was opened.
     pub relocated: u64,
     /// Bytes of the records that it moved them to, since the pool was opened.
@@ -268,6 +274,8 @@ impl Pool {
             read_errors: stats.read_errors.get(),
             no_space: stats.no_space.get(),
             segments_cleaned: stats.cleaned.get(),
+            segments_cleaned_ahead: stats.cleaned_ahead.get(),
+            recompressed: self.core.recompress_status(),
             relocated: stats.relocated_blocks.get() * u64::from(BLOCK_SIZE),
             relocated_stored: stats.relocated_bytes.get(),
             fragments_unpacked: stats.unpacked.get(),

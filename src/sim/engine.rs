@@ -13,8 +13,8 @@ use super::subject::{Host, HostJournal, Local, NamespacePlan, Serving, Subject};
 use super::usage::check_usage;
 use crate::check::{Staged, check};
 use crate::codec::CodecPool;
-use crate::core::ReplayBounds;
 use crate::core::request::NamespaceClient;
+use crate::core::{Recompression, ReplayBounds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::root::Root;
 use crate::format::slot::StagingHeader;
@@ -83,7 +83,18 @@ async fn open(host: &Host) -> Result<Rc<Pool>> {
         journal: journal(host).map(JournalFound::Here),
         accept_journal_loss: host.journal_lost,
     };
-    Pool::open(&host.env, &media(host), Box::new(staging), options).await
+    let pool = Pool::open(&host.env, &media(host), Box::new(staging), options).await?;
+    if recompresses(host) {
+        // everything is cold: what is recompressed is overwritten all the time
+        let settings = Recompression { percent: 100, cold_ns: 0 };
+        pool.core().set_recompression(settings, CodecPool::simulated(host.env.clone()));
+    }
+    Ok(pool)
+}
+
+/// Half of all pools.
+fn recompresses(host: &Host) -> bool {
+    dice(host) & 32 == 0
 }
 
 /// What `plica check` would say of the pool as the last daemon left it.
@@ -110,7 +121,8 @@ async fn check_pool(host: &Host) -> Result<()> {
 /// Mostly bounds so small that the engine meets them: full images, writers that wait for leaves, leaves that have no room.
 fn bounds(host: &Host) -> ReplayBounds {
     let leaves_max = [usize::MAX, usize::MAX, 2, 6][usize::try_from(dice(host) / 8 % 4).unwrap_or(0)];
-    let real = ReplayBounds { leaves_max, ..Default::default() };
+    let quiet_ns = [200_000_000, 1_000_000][usize::from(recompresses(host))];
+    let real = ReplayBounds { leaves_max, quiet_ns, ..Default::default() };
     match dice(host) % 4 {
         0 => real,
         1 => ReplayBounds { changes_min: 256, image_bytes: 128, load_bytes: 0, ..real },
@@ -123,6 +135,7 @@ fn bounds(host: &Host) -> ReplayBounds {
             root_bytes: real.root_bytes,
             journal_quiet_ns: 5_000_000,
             load_bytes: 64 << 10,
+            quiet_ns,
             leaves_max,
         },
     }
@@ -242,6 +255,8 @@ impl Serving for ServedPool {
             ("segments cleaned", core.stats.cleaned.get()),
             ("blocks relocated", core.stats.relocated_blocks.get()),
             ("fragments unpacked", core.stats.unpacked.get()),
+            ("blocks recompressed", core.recompress_status().data / u64::from(BLOCK_SIZE)),
+            ("segments cleaned ahead", core.stats.cleaned_ahead.get()),
             ("segments reused", reused as u64),
             ("summaries durable", sealed as u64),
             ("leaves missed", core.stats.map_misses.get()),

@@ -263,13 +263,15 @@ impl Plan {
         // 4 MiB at the ends, three open segments, four in reserve, one announced ahead
         let usable_blocks = (pool_mib - 4 - 8) * 256;
         let count = rng.u64(1..=2);
-        let blocks = usable_blocks * rng.u64(60..=115) / 100 / count;
+        // of every second such pool the data gets smaller, so that recompression gains something: there is more of it
+        let shrinks = seed % 16 == 15;
+        let blocks = usable_blocks * rng.u64(60..=115) * if shrinks { 13 } else { 10 } / 1000 / count;
         let namespaces = (0..count).map(|index| NamespacePlan {
             name: format!("n{index}"),
             size: blocks * 4096,
             logical_block: if rng.u8(0..4) == 0 { 512 } else { 4096 },
-            // stored raw: what is written is what it takes
-            flavour: rng.u64(0..2) + 4 + 8 * rng.u64(0..4),
+            // stored raw, or else with LZ4: what is written is what it takes
+            flavour: rng.u64(0..2) + if shrinks { 0 } else { 4 } + 8 * rng.u64(0..4),
         });
         let namespaces = namespaces.collect();
         let (lives, habits) = (rng.u32(1..=5), Habits::cramped(rng));

@@ -17,6 +17,7 @@ use crate::units::SegmentId;
 /// # Errors
 /// The first segment whose count is wrong, or which is free and holds something.
 pub fn check_usage(core: &Core) -> Result<(), String> {
+    core.check_victims()?;
     if core.is_checkpointing() || core.latch.check().is_err() {
         return Ok(());
     }

@@ -7,11 +7,12 @@
 //! engine does, and chooses with the engine's own code. The first column is the analytic curve for uniform writes and
 //! large segments (Desnoyers: 1 / (1 - u), where u is the live part of a victim and (u - 1) / ln u the utilization).
 //! The last column is cost-benefit with host writes in two streams, told apart by the age of what they overwrite.
+//! `--choice SEGMENTS` measures instead what choosing costs in a large pool, against a look at all segments.
 //! With `--check` it ends with an error unless that stays within bounds of the curve and of the others.
 
 use clap::Parser;
 use fastrand::Rng;
-use plica::cleaner::{Candidate, CostBenefit, Fifo, Greedy, Lifespan, VictimPolicy, choose};
+use plica::cleaner::{Candidate, CostBenefit, Fifo, Greedy, Lifespan, VictimIndex, VictimPolicy};
 use plica::units::SegmentId;
 
 const UTILIZATIONS: [u32; 6] = [50, 60, 70, 80, 90, 95];
@@ -38,6 +39,96 @@ struct Arguments {
     /// Fail when cost-benefit with two streams is out of bounds.
     #[arg(long)]
     check: bool,
+    /// Measure instead what choosing victims costs in a pool of so many segments (262144 of 4 MiB: 1 TiB).
+    #[arg(long, value_name = "SEGMENTS")]
+    choice: Option<u32>,
+}
+
+/// Blocks of a segment of 4 MiB, two to one.
+const SEGMENT_BLOCKS: u32 = 2048;
+/// Victims of a round.
+const VICTIMS: usize = 32;
+
+/// The best victims by a look at all segments: what the index is compared with.
+fn choose_by_scan(segments: &[(u32, u64)], now: u64) -> Vec<usize> {
+    let score = |(live, filled): &(u32, u64)| {
+        let live = f64::from(*live) / f64::from(SEGMENT_BLOCKS);
+        CostBenefit.score(&Candidate { live, age: now - filled })
+    };
+    let mut best: Vec<(f64, usize)> = Vec::with_capacity(VICTIMS + 1);
+    for (id, segment) in segments.iter().enumerate().filter(|(_, (live, _))| *live * 32 <= SEGMENT_BLOCKS * 31) {
+        let score = score(segment);
+        if best.len() == VICTIMS && best.last().is_some_and(|(worst, _)| score <= *worst) {
+            continue;
+        }
+        best.insert(best.partition_point(|(other, _)| *other >= score), (score, id));
+        best.truncate(VICTIMS);
+    }
+    best.into_iter().map(|(_, id)| id).collect()
+}
+
+/// CPU time of this thread, as the kernel tells it; 0 where it does not.
+fn cpu_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0)
+}
+
+/// Rounds of overwrites and choices in a large pool: CPU time of a choice by scan and by index, that of keeping the index, and
+/// how good the chosen are.
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn measure_choice(count: u32) {
+    const ROUNDS: u32 = 40;
+    let mut rng = Rng::with_seed(1);
+    let mut now = u64::from(count) * 10_000;
+    let mut segments: Vec<(u32, u64)> =
+        (0..count).map(|_| (rng.u32(SEGMENT_BLOCKS * 2 / 5..=SEGMENT_BLOCKS), rng.u64(0..now))).collect();
+    let whole = f64::from(SEGMENT_BLOCKS);
+    let (mut index, mut marks) = (VictimIndex::default(), vec![0; count as usize]);
+    let tell = |index: &mut VictimIndex, marks: &mut [u32], id: usize, (live, filled): (u32, u64)| {
+        index.update(SegmentId(u32::try_from(id).unwrap_or(NOWHERE)), Some((f64::from(live) / whole, filled)));
+        marks[id] = VictimIndex::mark(live, whole);
+    };
+    segments.iter().enumerate().for_each(|(id, segment)| tell(&mut index, &mut marks, id, *segment));
+    let (mut scan, mut by_index, mut kept, mut drops) = (0, 0, 0, 0_u64);
+    let (mut score_scan, mut score_index) = (0.0, 0.0);
+    for _ in 0..ROUNDS {
+        // what the host overwrites until the next round: the space that the last one gained
+        let began = cpu_ns();
+        for _ in 0..VICTIMS as u32 * SEGMENT_BLOCKS / 2 {
+            now += 1;
+            let id = rng.usize(0..segments.len());
+            if segments[id].0 > 1 {
+                segments[id].0 -= 1;
+                drops += 1;
+                if segments[id].0 < marks[id] {
+                    tell(&mut index, &mut marks, id, segments[id]);
+                }
+            }
+        }
+        kept += cpu_ns() - began;
+        let began = cpu_ns();
+        let scanned = choose_by_scan(&segments, now);
+        scan += cpu_ns() - began;
+        let began = cpu_ns();
+        let found = index.choose(&CostBenefit, now, VICTIMS);
+        by_index += cpu_ns() - began;
+        let score = |id: usize| {
+            let (live, filled) = segments[id];
+            CostBenefit.score(&Candidate { live: f64::from(live) / whole, age: now - filled })
+        };
+        score_scan += scanned.iter().map(|id| score(*id)).sum::<f64>();
+        score_index += found.iter().map(|id| score(id.0 as usize)).sum::<f64>();
+        for id in found {
+            segments[id.0 as usize] = (SEGMENT_BLOCKS, now);
+            tell(&mut index, &mut marks, id.0 as usize, segments[id.0 as usize]);
+        }
+    }
+    let micros = |ns: u64| ns as f64 / f64::from(ROUNDS) / 1000.0;
+    println!("{count} segments, a choice of {VICTIMS} victims, {} overwrites between two", drops / u64::from(ROUNDS));
+    println!("{:<44} {:>12.1} us", "by a look at all segments", micros(scan));
+    println!("{:<44} {:>12.1} us", "by the index", micros(by_index));
+    println!("{:<44} {:>12.1} us", "the overwrites themselves, keeping the index", micros(kept));
+    println!("{:<44} {:>12.2} %", "mean score of the chosen, of the best", 100.0 * score_index / score_scan);
 }
 
 /// Where writes go.
@@ -115,6 +206,8 @@ struct Segment {
     /// When it was filled.
     filled: Option<u64>,
     stream: usize,
+    /// Below so many live blocks it is told to the index again.
+    mark: u32,
 }
 
 /// A log of segments with a map.
@@ -127,6 +220,7 @@ struct Store {
     /// Host writes go to two streams.
     splits: bool,
     lifespan: Lifespan,
+    index: VictimIndex,
     segment_blocks: u32,
     now: u64,
     moved: u64,
@@ -143,6 +237,7 @@ impl Store {
             open,
             splits,
             lifespan: Lifespan::default(),
+            index: VictimIndex::default(),
             segment_blocks,
             now: 0,
             moved: 0,
@@ -152,18 +247,31 @@ impl Store {
     fn append(&mut self, stream: usize, block: u32) {
         if self.segments[self.open[stream] as usize].blocks.len() == self.segment_blocks as usize {
             self.segments[self.open[stream] as usize].filled = Some(self.now);
+            self.tell(self.open[stream]);
             self.open[stream] = self.free.pop().unwrap_or_else(|| panic!("out of segments"));
             self.segments[self.open[stream] as usize].stream = stream;
         }
         let (old, _) = self.map[block as usize];
         if old != NOWHERE {
             self.segments[old as usize].live -= 1;
+            if self.segments[old as usize].live < self.segments[old as usize].mark {
+                self.tell(old);
+            }
         }
         let segment = &mut self.segments[self.open[stream] as usize];
         let position = u32::try_from(segment.blocks.len()).unwrap_or(NOWHERE);
         self.map[block as usize] = (self.open[stream], position);
         segment.blocks.push(block);
         segment.live += 1;
+    }
+
+    /// Tells the index what a segment is now.
+    fn tell(&mut self, id: u32) {
+        let whole = f64::from(self.segment_blocks);
+        let segment = &mut self.segments[id as usize];
+        let candidate = segment.filled.map(|filled| (f64::from(segment.live) / whole, filled));
+        segment.mark = if candidate.is_some() { VictimIndex::mark(segment.live, whole) } else { 0 };
+        self.index.update(SegmentId(id), candidate);
     }
 
     fn write(&mut self, block: u32) {
@@ -177,12 +285,10 @@ impl Store {
 
     fn clean(&mut self, policy: &dyn VictimPolicy) {
         let now = self.now;
-        let sealed = self.segments.iter().enumerate().filter_map(|(id, segment)| Some((id, segment, segment.filled?)));
-        let candidates = sealed.map(|(id, segment, filled)| {
-            let live = f64::from(segment.live) / f64::from(self.segment_blocks);
-            (SegmentId(u32::try_from(id).unwrap_or(NOWHERE)), Candidate { live, age: now - filled })
-        });
-        let Some(victim) = choose(policy, candidates, 1).first().copied() else { panic!("no victim gains anything") };
+        let Some(victim) = self.index.choose(policy, now, 1).first().copied() else {
+            panic!("no victim gains anything")
+        };
+        self.index.update(victim, None);
         let segment = std::mem::take(&mut self.segments[victim.0 as usize]);
         self.segments[victim.0 as usize].live = segment.live;
         if segment.stream == HOT {
@@ -243,6 +349,10 @@ fn analytic(utilization: u32) -> f64 {
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
+    if let Some(count) = arguments.choice {
+        measure_choice(count);
+        return std::process::ExitCode::SUCCESS;
+    }
     let mut good = true;
     println!(
         "{:<16} {:>5} {:>9} {:>8} {:>8} {:>13} {:>12}",

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use super::pack::{PackJob, Packed, thread_cpu_ns};
 use crate::buf::{AlignedBuf, DataBuf};
 use crate::codec::{Decoder, Encoded, Encoder, FragmentName, Sealer};
 use crate::error::{Error, ErrorKind, Result};
@@ -75,11 +76,13 @@ pub struct Decoded {
 pub(super) enum Work {
     Encode(EncodeJob),
     Decode(DecodeJob),
+    Pack(Box<PackJob>),
 }
 
 pub(super) enum Done {
     Encode(AlignedBuf, Result<Encoded>),
     Decode(Decoded),
+    Pack(Packed),
 }
 
 impl Work {
@@ -87,6 +90,7 @@ impl Work {
         match self {
             Self::Encode(job) => job.urgent,
             Self::Decode(job) => job.urgent,
+            Self::Pack(_) => false,
         }
     }
 
@@ -95,6 +99,7 @@ impl Work {
         match self {
             Self::Encode(job) => job.compression != Compression::Zstd,
             Self::Decode(job) => job.name.codec != Codec::Zstd,
+            Self::Pack(_) => false,
         }
     }
 
@@ -109,6 +114,7 @@ impl Work {
         let len = match self {
             Self::Encode(job) => job.len,
             Self::Decode(job) => usize::from(job.name.count) * BLOCK_BYTES,
+            Self::Pack(_) => return false,
         };
         self.quick() && len <= SMALL_BYTES_MAX
     }
@@ -117,8 +123,8 @@ impl Work {
 /// One thread's coders.
 #[derive(Default)]
 pub(super) struct Coder {
-    encoder: Encoder,
-    decoder: Decoder,
+    pub(super) encoder: Encoder,
+    pub(super) decoder: Decoder,
 }
 
 impl Coder {
@@ -141,6 +147,11 @@ impl Coder {
                     coder.decoder.decode(&sealed[at..at + len], &name, &sealer, plain)
                 });
                 Done::Decode(Decoded { sealed, out, result })
+            }
+            Work::Pack(mut job) => {
+                let began = thread_cpu_ns();
+                let result = self.guarded(|coder| coder.pack(&mut job));
+                Done::Pack(Packed { job, result, cpu_ns: thread_cpu_ns() - began })
             }
         }
     }

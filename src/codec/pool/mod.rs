@@ -11,6 +11,8 @@
 //! been called already. zstd is always the workers' as long as there are any. A fragment of a block or two is opened by the core at
 //! once, under load too: it takes less than to hand it over.
 //!
+//! Recompression has a pool of its own, whose one thread gives way to all others.
+//!
 //! With no workers everything is done at once on the core's thread: single-CPU machines and the simulator, where jobs
 //! additionally wait a random number of turns, so that they end in different orders.
 //!
@@ -22,6 +24,7 @@
 //! **Not here:** order. Jobs end in any order; the log decides what comes first.
 
 mod job;
+mod pack;
 mod queue;
 
 use std::cell::{Cell, RefCell};
@@ -32,6 +35,7 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 
 pub use job::{DecodeJob, Decoded, EncodeJob};
+pub use pack::{GROUP_BLOCKS, GROUP_RUNS, PackJob, PackPart, PackRun, Packed};
 
 use self::job::{Coder, Done, Work};
 use self::queue::{Queue, Submitted};
@@ -44,6 +48,10 @@ use crate::error::{Error, Result};
 
 /// Jobs for which there is room from the start.
 const JOBS_EXPECTED: usize = 512;
+/// The lowest priority of a thread.
+const NICEST: i32 = 19;
+/// What recompressing a group takes in the simulator.
+const SIMULATED_PACK_NS: u64 = 250_000;
 
 /// Who did the jobs so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +99,24 @@ impl CodecPool {
         Ok(pool)
     }
 
+    /// A pool of one thread that runs when no other wants the CPU.
+    ///
+    /// # Errors
+    /// The system gives no more threads.
+    pub fn background() -> Result<Self> {
+        let mut pool = Self::new(0)?;
+        let queue = pool.queue.clone();
+        let run = move || {
+            if let Err(error) = rustix::process::nice(NICEST) {
+                tracing::warn!("recompression runs at the priority of all else: {error}");
+            }
+            work(&queue);
+        };
+        let thread = std::thread::Builder::new().name("plica-pack".to_owned()).spawn(run);
+        pool.threads.push(thread.map_err(|e| Error::io("cannot start the thread that recompresses", e))?);
+        Ok(pool)
+    }
+
     /// A pool without threads whose jobs wait for 0 to 3 turns, as `env` draws.
     #[cfg(feature = "sim")]
     #[must_use]
@@ -130,7 +156,7 @@ impl CodecPool {
     pub async fn end_encode(&self, begun: Begun) -> (AlignedBuf, Result<Encoded>) {
         match self.end(begun).await {
             Done::Encode(out, result) => (out, result),
-            Done::Decode(_) => unreachable!("an encode job ends as one"),
+            Done::Decode(_) | Done::Pack(_) => unreachable!("an encode job ends as one"),
         }
     }
 
@@ -138,8 +164,25 @@ impl CodecPool {
     pub async fn decode(&self, job: DecodeJob) -> Decoded {
         match self.end(self.begin(Work::Decode(job))).await {
             Done::Decode(decoded) => decoded,
-            Done::Encode(..) => unreachable!("a decode job ends as one"),
+            Done::Encode(..) | Done::Pack(_) => unreachable!("a decode job ends as one"),
         }
+    }
+
+    /// Recompresses a group of blocks.
+    pub async fn pack(&self, job: Box<PackJob>) -> Packed {
+        match self.end(self.begin(Work::Pack(job))).await {
+            // the simulator's time does not depend on the machine's speed
+            Done::Pack(packed) if self.is_simulated() => Packed { cpu_ns: SIMULATED_PACK_NS, ..packed },
+            Done::Pack(packed) => packed,
+            Done::Encode(..) | Done::Decode(_) => unreachable!("a pack job ends as one"),
+        }
+    }
+
+    fn is_simulated(&self) -> bool {
+        #[cfg(feature = "sim")]
+        return self.chance.is_some();
+        #[cfg(not(feature = "sim"))]
+        false
     }
 
     /// Whether there is a job for [`CodecPool::help_one`].

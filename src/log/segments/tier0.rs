@@ -55,6 +55,7 @@ impl SegmentTable {
             written: true,
             born_ns: now_ns,
             stream: None,
+            packed: false,
             total: 0,
             bytes: 0,
         };
