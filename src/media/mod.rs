@@ -32,7 +32,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub use device::{Access, Device, DeviceKind, Identity, create_file};
 pub use signature::Signature;
-pub use uring::UringBackend;
+pub use uring::{Registration, Registry, UringBackend};
 
 /// What a medium was asked to do so far.
 #[derive(Debug, Default)]
@@ -65,6 +65,8 @@ struct Inner {
     stats: MediaStats,
     /// What reads find instead of what is on the medium.
     patches: Rc<[Patch]>,
+    /// What keeps the medium registered, if it may go while the backend runs.
+    registration: Option<Rc<Registration>>,
 }
 
 /// Bytes that are seen at a place of the medium without being there.
@@ -80,18 +82,37 @@ impl Media {
     /// write to a place costs its filesystem more than later ones.
     #[must_use]
     pub fn new(reactor: Rc<Reactor>, file: FileId, size: u64, block: u32, lazy: bool) -> Self {
+        Self::of(reactor, file, size, block, lazy, None)
+    }
+
+    /// As [`Media::new`], of a medium that is let go of with the last clone.
+    #[must_use]
+    pub fn for_now(reactor: Rc<Reactor>, registration: Registration, size: u64, block: u32) -> Self {
+        Self::of(reactor, registration.file(), size, block, false, Some(Rc::new(registration)))
+    }
+
+    fn of(
+        reactor: Rc<Reactor>,
+        file: FileId,
+        size: u64,
+        block: u32,
+        lazy: bool,
+        registration: Option<Rc<Registration>>,
+    ) -> Self {
         assert!(block.is_power_of_two() && block >= 512, "block of {block}");
         let (stats, patches) = (MediaStats::default(), Rc::default());
         let size = Cell::new(size);
-        Self(Rc::new(Inner { reactor, file, size, block, lazy, stats, patches }))
+        Self(Rc::new(Inner { reactor, file, size, block, lazy, stats, patches, registration }))
     }
 
     /// The same medium with `patches` laid over it, for those who only look: writes are refused.
     #[must_use]
     pub fn patched(&self, patches: Vec<Patch>) -> Self {
-        let Inner { reactor, file, size, block, lazy, .. } = &*self.0;
+        let Inner { reactor, file, size, block, lazy, registration, .. } = &*self.0;
         let (reactor, stats, patches) = (reactor.clone(), MediaStats::default(), patches.into());
-        Self(Rc::new(Inner { reactor, file: *file, size: size.clone(), block: *block, lazy: *lazy, stats, patches }))
+        let (size, registration) = (size.clone(), registration.clone());
+        let (file, block, lazy) = (*file, *block, *lazy);
+        Self(Rc::new(Inner { reactor, file, size, block, lazy, stats, patches, registration }))
     }
 
     /// Size in bytes.

@@ -24,7 +24,10 @@
 mod at_end;
 mod flight;
 mod prompt_flush;
+mod registry;
 mod unpark;
+
+pub use registry::{Registration, Registry};
 
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
@@ -37,10 +40,10 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use slab::Slab;
 
-use self::flight::{Flight, Outcome, Registered};
+use self::flight::{Flight, Outcome};
 use self::prompt_flush::FlushTimes;
 use self::unpark::EventUnpark;
-use super::device::{Device, DeviceKind};
+use super::device::Device;
 use crate::env::executor::Unpark;
 use crate::env::reactor::{Backend, Completion, FileId, Op};
 use crate::error::{Error, ErrorKind, Result};
@@ -55,7 +58,7 @@ const CANCEL: u64 = u64::MAX - 1;
 /// The backend of the real machine.
 pub struct UringBackend {
     ring: IoUring,
-    files: Vec<Registered>,
+    files: Registry,
     flights: Slab<Flight>,
     /// The moment 0 of the clock. The standard library's clock, because that of rustix panics on first use where the
     /// vDSO lacks a symbol (User-Mode Linux 7.3).
@@ -88,7 +91,7 @@ impl UringBackend {
         }
         Ok(Self {
             ring,
-            files: Vec::new(),
+            files: Registry::default(),
             flights: Slab::with_capacity(1024),
             started: now(),
             queued: VecDeque::with_capacity(1024),
@@ -104,20 +107,20 @@ impl UringBackend {
 
     /// Makes a medium known to this backend. It stays open, and locked, as long as the backend lives.
     pub fn register(&mut self, device: &Device) -> FileId {
-        self.files.push(Registered {
-            fd: device.descriptor(),
-            name: device.name(),
-            block: device.block_bytes(),
-            allocates: device.kind() == DeviceKind::File,
-        });
-        FileId(self.files.len() - 1)
+        self.files.register(device)
+    }
+
+    /// Its media: more can be made known while it runs.
+    #[must_use]
+    pub fn registry(&self) -> Registry {
+        self.files.clone()
     }
 
     /// Moves what waits into the submission queue as far as there is room.
     fn fill(&mut self) {
         self.arm_wake();
         while let Some(&key) = self.queued.front() {
-            let entry = self.flights[key].entry(&self.files).user_data(key as u64);
+            let entry = self.flights[key].entry().user_data(key as u64);
             if !self.push(&entry) {
                 break;
             }
@@ -131,11 +134,12 @@ impl UringBackend {
             return;
         }
         let flush = |key: &usize| self.flights[*key].flushes();
-        let Some((at, file)) = self.queued.iter().enumerate().find_map(|(at, key)| Some((at, flush(key)?))) else {
+        let Some((at, fd)) = self.queued.iter().enumerate().find_map(|(at, key)| Some((at, flush(key)?.fd.clone())))
+        else {
             return;
         };
         let Some(key) = self.queued.remove(at) else { return };
-        let result = rustix::fs::fdatasync(&*self.files[file.0].fd);
+        let result = rustix::fs::fdatasync(&*fd);
         self.flushed.push((key, result.map_or_else(|errno| -errno.raw_os_error(), |()| 0)));
     }
 
@@ -196,7 +200,7 @@ impl UringBackend {
     }
 
     fn advance(&mut self, key: usize, result: i32, ended: &mut Vec<(usize, Completion)>) {
-        match self.flights[key].advance(result, &self.files) {
+        match self.flights[key].advance(result) {
             Outcome::Again => self.queued.push_back(key),
             Outcome::Ended(result) => {
                 let flight = self.flights.remove(key);
@@ -222,7 +226,7 @@ impl Backend for UringBackend {
     }
 
     fn submit(&mut self, token: usize, op: Op) {
-        let flight = Flight::new(token, op, self.now_ns());
+        let flight = Flight::new(token, op, &self.files, self.now_ns());
         self.transfers += usize::from(!flight.waits());
         let flushes = flight.flushes().is_some();
         let key = self.flights.insert(flight);
@@ -265,7 +269,7 @@ impl Backend for UringBackend {
 
     fn is_written(&self, file: FileId, offset: u64, len: u64) -> bool {
         // space that was only allocated counts as a hole
-        let hole = rustix::fs::seek(&*self.files[file.0].fd, SeekFrom::Hole(offset));
+        let hole = rustix::fs::seek(&*self.files.get(file).fd, SeekFrom::Hole(offset));
         hole.is_ok_and(|hole| hole >= offset + len)
     }
 

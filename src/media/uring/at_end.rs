@@ -34,7 +34,7 @@ impl UringBackend {
     /// Like [`Self::fill`], but the eventfd read is not armed again and what may wait for ever is cancelled.
     fn fill_at_end(&mut self, to_cancel: &mut Vec<u64>) {
         while let Some(&key) = self.queued.front() {
-            let entry = self.flights[key].entry(&self.files).user_data(key as u64);
+            let entry = self.flights[key].entry().user_data(key as u64);
             if !self.push(&entry) {
                 return;
             }
@@ -50,7 +50,7 @@ impl UringBackend {
 
     /// Like [`Self::reap`], but nobody waits any more: nothing is continued.
     fn reap_at_end(&mut self) {
-        let Self { ring, files, flights, wake_armed, .. } = self;
+        let Self { ring, flights, wake_armed, .. } = self;
         for entry in ring.completion() {
             match entry.user_data() {
                 WAKE => *wake_armed = false,
@@ -58,7 +58,7 @@ impl UringBackend {
                 key => {
                     let mut flight = flights.remove(usize::try_from(key).expect("a key of the slab"));
                     // takes over (and closes) an accepted connection; whatever else it says comes too late
-                    drop(flight.advance(entry.result(), files));
+                    drop(flight.advance(entry.result()));
                 }
             }
         }

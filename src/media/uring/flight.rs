@@ -1,17 +1,17 @@
 //! One operation in the kernel's hands: its submission entry, and what a result means for it.
 //!
-//! **Invariants.** A flight owns its buffer from submission to its last completion. Block I/O ends whole or with an
+//! **Invariants.** A flight owns its buffer, and keeps its medium open, from submission to its last completion. Block I/O ends whole or with an
 //! error: a short transfer goes on from the last whole block. Retries without progress are bounded (I10).
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::env::FileId;
+use super::registry::{Registered, Registry};
 use crate::env::reactor::{Completion, IoBuf, Op};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -19,18 +19,6 @@ use crate::error::{Error, ErrorKind, Result};
 const RETRIES_MAX: u32 = 64;
 /// Most bytes of one submission; more is continued. A multiple of every block size.
 const TRANSFER_BYTES_MAX: usize = 1 << 30;
-
-/// A medium that operations name by [`FileId`].
-pub(super) struct Registered {
-    /// The open file description that carries the I/O and holds the lock.
-    pub(super) fd: Arc<OwnedFd>,
-    /// For messages.
-    pub(super) name: String,
-    /// Bytes; transfers are continued at multiples of it.
-    pub(super) block: usize,
-    /// Whether ranges can be allocated (files) or always are (block devices).
-    pub(super) allocates: bool,
-}
 
 /// What a result means.
 pub(super) enum Outcome {
@@ -44,14 +32,24 @@ pub(super) enum Outcome {
 pub(super) struct Flight {
     token: usize,
     op: Op,
+    /// The medium, of block I/O.
+    file: Option<Rc<Registered>>,
     done: usize,
     retries: u32,
     started_ns: u64,
 }
 
 impl Flight {
-    pub(super) fn new(token: usize, op: Op, now_ns: u64) -> Self {
-        Self { token, op, done: 0, retries: 0, started_ns: now_ns }
+    pub(super) fn new(token: usize, op: Op, files: &Registry, now_ns: u64) -> Self {
+        let file = match &op {
+            Op::Read { file, .. }
+            | Op::Write { file, .. }
+            | Op::Flush { file }
+            | Op::Allocate { file, .. }
+            | Op::Discard { file, .. } => Some(files.get(*file)),
+            Op::Recv { .. } | Op::Send { .. } | Op::Accept { .. } => None,
+        };
+        Self { token, op, file, done: 0, retries: 0, started_ns: now_ns }
     }
 
     /// When it was submitted.
@@ -60,8 +58,8 @@ impl Flight {
     }
 
     /// The medium that it flushes, if it is a flush.
-    pub(super) fn flushes(&self) -> Option<FileId> {
-        if let Op::Flush { file } = self.op { Some(file) } else { None }
+    pub(super) fn flushes(&self) -> Option<&Registered> {
+        if let Op::Flush { .. } = self.op { self.file.as_deref() } else { None }
     }
 
     /// Whether it waits for somebody else, perhaps for ever.
@@ -71,33 +69,35 @@ impl Flight {
 
     /// The submission entry for what is left to do. Its pointers are into the flight's own buffer, which stays where
     /// it is on the heap however the flight moves.
-    pub(super) fn entry(&mut self, files: &[Registered]) -> squeue::Entry {
+    pub(super) fn entry(&mut self) -> squeue::Entry {
         let done = self.done;
+        // of block I/O; sockets have their own
+        let fd = Fd(self.file.as_ref().map_or(-1, |file| file.fd.as_raw_fd()));
+        let allocates = self.file.as_ref().is_some_and(|file| file.allocates);
         match &mut self.op {
-            Op::Read { file, offset, buf, len } => {
+            Op::Read { offset, buf, len, .. } => {
                 let rest = &mut buf[done..*len];
                 let bytes = bytes_of(rest.len());
-                opcode::Read::new(fd(files, *file), rest.as_mut_ptr(), bytes).offset(*offset + done as u64).build()
+                opcode::Read::new(fd, rest.as_mut_ptr(), bytes).offset(*offset + done as u64).build()
             }
-            Op::Write { file, offset, buf, len, durable } => {
+            Op::Write { offset, buf, len, durable, .. } => {
                 let sync = if *durable { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
                 let rest = match buf {
                     IoBuf::Owned(buf) => &buf[done..*len],
                     IoBuf::Slot(slot) => &slot.bytes()[done..*len],
                 };
                 let bytes = bytes_of(rest.len());
-                let write = opcode::Write::new(fd(files, *file), rest.as_ptr(), bytes);
+                let write = opcode::Write::new(fd, rest.as_ptr(), bytes);
                 write.offset(*offset + done as u64).rw_flags(sync.bits().cast_signed()).build()
             }
-            Op::Flush { file } => opcode::Fsync::new(fd(files, *file)).flags(FsyncFlags::DATASYNC).build(),
-            Op::Allocate { file, .. } if !files[file.0].allocates => opcode::Nop::new().build(),
-            Op::Allocate { file, offset, len } => opcode::Fallocate::new(fd(files, *file), *len)
-                .offset(*offset)
-                .mode(mode(FallocateFlags::KEEP_SIZE))
-                .build(),
-            Op::Discard { file, offset, len } => {
+            Op::Flush { .. } => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
+            Op::Allocate { .. } if !allocates => opcode::Nop::new().build(),
+            Op::Allocate { offset, len, .. } => {
+                opcode::Fallocate::new(fd, *len).offset(*offset).mode(mode(FallocateFlags::KEEP_SIZE)).build()
+            }
+            Op::Discard { offset, len, .. } => {
                 let punch = mode(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE);
-                opcode::Fallocate::new(fd(files, *file), *len).offset(*offset).mode(punch).build()
+                opcode::Fallocate::new(fd, *len).offset(*offset).mode(punch).build()
             }
             Op::Recv { socket, buf, start } => {
                 let room = &mut buf[*start..];
@@ -118,16 +118,16 @@ impl Flight {
     }
 
     /// Takes the kernel's result of one submission.
-    pub(super) fn advance(&mut self, result: i32, files: &[Registered]) -> Outcome {
+    pub(super) fn advance(&mut self, result: i32) -> Outcome {
         let Ok(moved) = usize::try_from(result) else {
-            return self.failed(Errno::from_raw_os_error(result.saturating_neg()), files);
+            return self.failed(Errno::from_raw_os_error(result.saturating_neg()));
         };
-        match &self.op {
-            Op::Read { file, len, .. } | Op::Write { file, len, .. } => {
-                let (file, len) = (*file, *len);
-                self.transferred(moved, len, &files[file.0])
+        match (&self.op, self.file.clone()) {
+            (Op::Read { len, .. } | Op::Write { len, .. }, Some(file)) => {
+                let len = *len;
+                self.transferred(moved, len, &file)
             }
-            Op::Accept { accepted, .. } => {
+            (Op::Accept { accepted, .. }, _) => {
                 #[expect(unsafe_code, reason = "a descriptor comes as a number")]
                 // SAFETY: the kernel has just made this descriptor for this operation, and nobody else knows it.
                 let descriptor = unsafe { OwnedFd::from_raw_fd(result) };
@@ -158,16 +158,9 @@ impl Flight {
         self.again_or(|attempt| Error::new(ErrorKind::Io, format!("{attempt}: no progress")), file)
     }
 
-    fn failed(&mut self, errno: Errno, files: &[Registered]) -> Outcome {
-        let file = match &self.op {
-            Op::Read { file, .. }
-            | Op::Write { file, .. }
-            | Op::Flush { file }
-            | Op::Allocate { file, .. }
-            | Op::Discard { file, .. } => Some(&files[file.0]),
-            Op::Recv { .. } | Op::Send { .. } | Op::Accept { .. } => None,
-        };
-        match (errno, &self.op, file) {
+    fn failed(&mut self, errno: Errno) -> Outcome {
+        let file = self.file.clone();
+        match (errno, &self.op, file.as_deref()) {
             (Errno::INTR | Errno::AGAIN, _, Some(file)) => self.again_or(|attempt| Error::io(attempt, errno), file),
             (Errno::INTR, _, None) => Outcome::Again,
             // giving up content is a hint; a medium that cannot take it keeps the content
@@ -208,10 +201,6 @@ impl Flight {
         };
         (self.token, Completion { result, buf })
     }
-}
-
-fn fd(files: &[Registered], file: FileId) -> Fd {
-    Fd(files[file.0].fd.as_raw_fd())
 }
 
 fn bytes_of(len: usize) -> u32 {
