@@ -1,6 +1,6 @@
 //! `plica journal`: giving a pool a journal, emptying it, taking it away; and what `plica create` needs of that.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
@@ -9,14 +9,12 @@ use super::offline::with_pool;
 use super::output::{Align, Table};
 use super::pool_args::{KeyArgs, PoolArgs};
 use super::{Failure, output, size};
-use crate::control::{Answer, Command};
-use crate::daemon::{Machine, allowed, check_placement};
+use crate::control::{Answer, Command, NewJournal};
+use crate::daemon::Machine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fail;
-use crate::format::journal::JOURNAL_HEADER_BYTES;
 use crate::limits::BLOCK_SIZE;
-use crate::media::{Access as MediaAccess, Device, create_file};
-use crate::pmem::{JournalDevice, Memory, open_journal};
+use crate::media::{Access as MediaAccess, Device};
+use crate::pmem::JournalDevice;
 use crate::pool::{HeatKind, HeatRange, add_journal};
 
 pub(super) const HELP: &str = "\
@@ -33,10 +31,12 @@ Examples:
   plica journal remove pool.plica";
 
 const ADD_HELP: &str = "\
-The pool must not be served meanwhile.
+The pool may be served meanwhile: its daemon opens the journal, and writes go there from then on.
 
-Example:
-  plica journal add pool.plica --journal /mnt/pmem/journal:8G";
+Examples:
+  plica journal add pool.plica --journal /mnt/pmem/journal:8G
+  plica journal add pool.plica --journal /dev/nvme1n1
+  plica journal add pool.plica --journal /dev/shm/journal:1G --journal-volatile";
 const DRAIN_HELP: &str = "\
 What is in the journal is moved to the pool. The pool may be served meanwhile; what comes later goes to the journal again.
 
@@ -133,10 +133,22 @@ impl JournalCommand {
 
 impl AddArgs {
     fn run(self) -> Result<(), Failure> {
-        if let Access::Served(_) = access(&self.pool)? {
-            let text = "the pool is served: stop its daemon, add the journal, and serve it again";
-            return Err(Error::new(ErrorKind::Busy, text).into());
-        }
+        let (id, kind) = match access(&self.pool)? {
+            Access::Served(mut daemon) => {
+                let new = self.new.spec(&self.journal, self.force)?;
+                match daemon.ask(Command::JournalAdd(new))? {
+                    Answer::Journal { id, kind } => (id, kind),
+                    other => return Err(unexpected(&other)),
+                }
+            }
+            Access::Idle(_) => self.add_idle()?,
+        };
+        output::print(&format!("journal {id} ({kind}) added\n"));
+        Ok(())
+    }
+
+    /// To a pool that nobody serves.
+    fn add_idle(&self) -> Result<(String, String), Failure> {
         let (path, device) = self.new.open(&self.journal, self.force)?;
         let kind = device.kind();
         let pool = Device::open(&self.pool.pool, MediaAccess::Write)?;
@@ -144,8 +156,7 @@ impl AddArgs {
         let (env, media, journal) = (machine.env(), machine.media(), machine.journal());
         let Some(journal) = journal else { unreachable!("it was handed over") };
         let id = machine.run(async move { add_journal(&env, &media, &journal, &path).await })?;
-        output::print(&format!("journal {id} ({kind}) added\n"));
-        Ok(())
+        Ok((id.to_string(), kind.to_string()))
     }
 }
 
@@ -216,59 +227,21 @@ fn heat_table(ranges: &[HeatRange]) -> String {
 }
 
 impl NewJournalArgs {
+    /// What is to be a journal, as far as the command line can be judged.
+    fn spec(&self, text: &str, force: bool) -> Result<NewJournal, Failure> {
+        let (path, bytes) = split(text).map_err(Failure::Usage)?;
+        let path = std::path::absolute(&path).unwrap_or(path);
+        let new = NewJournal { path, bytes, volatile: self.journal_volatile, force };
+        new.is_new().map_err(|error| Failure::Usage(error.to_string()))?;
+        Ok(new)
+    }
+
     /// Opens what is to be a journal; makes the file if it does not exist.
     pub(super) fn open(&self, text: &str, force: bool) -> Result<(PathBuf, JournalDevice), Failure> {
-        let (path, bytes) = split(text).map_err(Failure::Usage)?;
-        let is_new = !path.exists();
-        match (is_new, bytes) {
-            (true, Some(bytes)) => create_file(&path, bytes)?,
-            (true, None) => {
-                let text = format!("{} does not exist; to make it, give its size: PATH:SIZE", path.display());
-                return Err(Failure::Usage(text));
-            }
-            (false, Some(_)) => {
-                return Err(Failure::Usage(format!("{} exists and is used whole, without a size", path.display())));
-            }
-            (false, None) => {}
-        }
-        let opened = self.open_existing(&path, force || is_new);
-        if opened.is_err() && is_new {
-            // the error that is reported is the first one
-            drop(std::fs::remove_file(&path));
-        }
-        let path = std::path::absolute(&path).unwrap_or(path);
-        Ok((path, opened?))
+        let new = self.spec(text, force)?;
+        let (_, device) = new.open()?;
+        Ok((new.path, device))
     }
-
-    fn open_existing(&self, path: &Path, force: bool) -> Result<JournalDevice> {
-        check_placement(path)?;
-        let device = allowed(open_journal(path)?, self.journal_volatile)?;
-        if !force {
-            check_unused(&device, path)?;
-        }
-        Ok(device)
-    }
-}
-
-/// Refuses a medium with content.
-fn check_unused(device: &JournalDevice, path: &Path) -> Result<()> {
-    let mut head = vec![0; JOURNAL_HEADER_BYTES];
-    let found = match device {
-        JournalDevice::Mapped(mapping, _) if mapping.size() >= head.len() as u64 => {
-            mapping.load(0, &mut head);
-            None
-        }
-        JournalDevice::Mapped(..) => None,
-        JournalDevice::Block(device) => {
-            head = device.read_blocking(0, JOURNAL_HEADER_BYTES)?;
-            device.signature(&[])?
-        }
-    };
-    let found = if head.iter().any(|byte| *byte != 0) { found.or(Some("something")) } else { found };
-    if let Some(found) = found {
-        fail!(Exists, "{} holds {found}; its content would be lost (--force to give it up)", path.display());
-    }
-    Ok(())
 }
 
 /// PATH or PATH:SIZE. A colon that no size follows is part of the path.

@@ -12,7 +12,7 @@ use crate::control::{Answer, Command, NamespaceInfo, StatusReport};
 use crate::core::scrub::ScrubState;
 use crate::core::{Fullness, RecompressStatus};
 use crate::format::superblock::{KeySource, Superblock};
-use crate::pool::{Inspection, JournalStatus, NamespaceStatus, PoolStatus, WrittenStatus};
+use crate::pool::{Bypassed, Inspection, JournalStatus, NamespaceStatus, PoolStatus, WrittenStatus};
 
 const HELP: &str = "\
 Needs no key. If a daemon serves the pool the figures are its own; otherwise they are read from the pool as its \
@@ -195,7 +195,10 @@ fn running_text(superblock: &Superblock, report: &StatusReport) -> String {
     table.row(["state", &format!("served by process {} (plica {})", report.pid, report.daemon)]);
     figures(&mut table, &report.pool);
     let text = format!("{}\n{}", table.render(), served_list(report));
-    if report.pool.journal.is_some() { format!("{text}\n{}", journal_list(report)) } else { text }
+    match &report.pool.journal {
+        Some(_) => format!("{text}\n{}\n{}", journal_list(report), bypassed_list(report)),
+        None => text,
+    }
 }
 
 /// What was written to the medium since the pool was opened, by what it is.
@@ -337,6 +340,26 @@ fn journal_list(report: &StatusReport) -> String {
         let [a, b, r] = [j.acknowledged, j.bypassed, j.resident].map(size::approximate);
         let [d, s] = [j.died, j.destaged].map(|part| size::with_percent(part, j.acknowledged));
         table.row([name, &a, &d, &s, &b, &r]);
+    }
+    table.render()
+}
+
+/// Why what was written past the journal was.
+fn bypassed_list(report: &StatusReport) -> String {
+    let mut table = Table::new(&[
+        ("PAST THE JOURNAL", Align::Left),
+        ("ZEROS", Align::Right),
+        ("LARGE", Align::Right),
+        ("LOAD", Align::Right),
+        ("COLD", Align::Right),
+        ("FIRST", Align::Right),
+        ("FULL", Align::Right),
+        ("CLOSED", Align::Right),
+    ]);
+    for NamespaceStatus { name, journal, .. } in &report.pool.namespaces {
+        let Bypassed { zeros, large, load, cold, first, full, closed } = journal.bypassed_as;
+        let [z, l, o, c, f, u, d] = [zeros, large, load, cold, first, full, closed].map(size::approximate);
+        table.row([name, &z, &l, &o, &c, &f, &u, &d]);
     }
     table.render()
 }

@@ -20,8 +20,8 @@ mod server;
 
 pub use client::ControlClient;
 pub use protocol::{
-    Answer, BusyDevices, Command, Medium, NamespaceInfo, PROTOCOL_VERSION, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Request,
-    Served, StatusReport,
+    Answer, BusyDevices, Command, Medium, NamespaceInfo, NewJournal, PROTOCOL_VERSION, REPLY_BYTES_MAX,
+    REQUEST_BYTES_MAX, Request, Served, StatusReport,
 };
 pub use protocol::{decode_reply, decode_request, encode_request};
 pub use server::{ControlServer, bind_socket};

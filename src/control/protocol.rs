@@ -4,6 +4,7 @@
 //! newer client understand each other as far as they can; the version changes when they could misunderstand.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,8 @@ pub enum Command {
         /// Bytes of the medium.
         bytes: u64,
     },
+    /// Give the pool, which has none, a journal.
+    JournalAdd(NewJournal),
     /// Move all that is in the journal to the pool.
     JournalDrain {
         /// And do without it from then on.
@@ -85,6 +88,19 @@ pub enum Command {
         /// What happens to block devices that somebody uses.
         devices: BusyDevices,
     },
+}
+
+/// What is to be a journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewJournal {
+    /// Where it is, or shall be.
+    pub path: PathBuf,
+    /// Bytes of a new file; `None`: it is there, and used whole.
+    pub bytes: Option<u64>,
+    /// A journal in memory that does not outlive the machine is accepted.
+    pub volatile: bool,
+    /// What it holds is given up.
+    pub force: bool,
 }
 
 /// What stopping does with a block device that is mounted or otherwise in use.
@@ -214,6 +230,13 @@ pub enum Answer {
     Namespaces(Vec<NamespaceInfo>),
     /// To [`Command::Status`].
     Status(Box<StatusReport>),
+    /// The journal that the pool has now.
+    Journal {
+        /// Identity.
+        id: String,
+        /// What it is on: `dax`, `block` or `volatile`.
+        kind: String,
+    },
     /// To [`Command::JournalHeat`].
     Heat(Vec<HeatRange>),
 }
@@ -364,6 +387,7 @@ mod tests {
             Command::NamespaceDestroy { name: name() },
             Command::NamespaceServe { name: name() },
             Command::NamespaceUnserve { name: name() },
+            Command::JournalAdd(NewJournal { path: "/j".into(), bytes: Some(1), volatile: true, force: false }),
             Command::JournalDrain { remove: true },
             Command::Stop { devices: BusyDevices::Leave },
         ] {

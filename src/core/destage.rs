@@ -48,13 +48,14 @@ const RETRY_NS: u64 = 100_000_000;
 
 impl Core {
     /// Destages when tier 0 runs full or was quiet for long. Runs as a task.
-    pub(super) async fn run_destage(self: Rc<Self>) {
-        let Some(tier0) = &self.tier0 else { return };
+    pub(super) async fn run_destage(self: Rc<Self>, tier0: Rc<Tier0>) {
+        let tier0 = &*tier0;
         let mut workspace = Workspace::new();
         loop {
-            if self.stopping.get() || self.latch.check().is_err() {
+            if self.stopping.get() || self.latch.check().is_err() || tier0.ended.get() {
                 return;
             }
+            tier0.residence_ns.set(self.residence_ns());
             let is_quiet = self.is_quiet(tier0);
             if !self.is_short() && !is_quiet {
                 self.wait_for_destage(tier0, LOOK_NS).await;
@@ -84,6 +85,18 @@ impl Core {
         let state = self.state.borrow();
         let journal = &state.log.journal;
         journal.usage_known() && journal.free_count() + journal.waiting_count() < low_segments(journal.count())
+    }
+
+    /// How long tier 0 keeps what is there: as long as it has the oldest that it holds, or for good while half of it is free.
+    fn residence_ns(&self) -> u64 {
+        let state = self.state.borrow();
+        let journal = &state.log.journal;
+        if journal.usage_known() && journal.free_count() + journal.waiting_count() > journal.count() / 2 {
+            return u64::MAX;
+        }
+        let used = state.log.journal.iter().filter(|(_, info)| info.live > 0);
+        let oldest = used.map(|(_, info)| info.born_ns).min().unwrap_or(u64::MAX);
+        self.env.now_ns().saturating_sub(oldest)
     }
 
     fn is_quiet(&self, tier0: &Tier0) -> bool {
@@ -145,11 +158,11 @@ impl Core {
     /// # Errors
     /// No room on tier 1, or the latch; what was moved by then stays moved.
     pub(crate) async fn drain_journal(self: &Rc<Self>, keep_out: bool) -> Result<()> {
-        let Some(tier0) = &self.tier0 else {
+        let Some(tier0) = self.tier0() else {
             return Err(Error::new(ErrorKind::NotFound, "this pool has no journal"));
         };
         tier0.closed.set(true);
-        let result = self.drain(tier0).await;
+        let result = self.drain(&tier0).await;
         if result.is_err() || !keep_out {
             tier0.closed.set(false);
         }
@@ -203,7 +216,7 @@ impl Core {
     }
 
     /// Takes the open segment of tier 0 out of use, unless it holds a batch with records.
-    fn seal_journal_segment(&self) {
+    pub(super) fn seal_journal_segment(&self) {
         let log = &mut self.state.borrow_mut().log;
         let stream = log.stream(StreamKind::Journal);
         if stream.batch.is_some_and(|id| log.batches.get(id).count > 0) {
@@ -232,6 +245,8 @@ impl Core {
         {
             let mut guard = self.state.borrow_mut();
             let State { namespaces, root, .. } = &mut *guard;
+            // those that were asked for before nothing was admitted any more
+            root.marks.clear();
             for (id, leaf) in marked {
                 let slot = namespaces.get_mut(&id).and_then(|n| n.directory.slot_mut(leaf));
                 // one that holds nothing has no image to be written

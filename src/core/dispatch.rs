@@ -98,10 +98,8 @@ impl Core {
         spawner.spawn(self.clone().run_scrub()).detach();
         spawner.spawn(self.clone().run_cleaner()).detach();
         spawner.spawn(self.clone().run_idle_watch()).detach();
-        if self.tier0.is_some() {
-            spawner.spawn(self.clone().run_persists()).detach();
-            spawner.spawn(self.clone().run_marks()).detach();
-            spawner.spawn(self.clone().run_destage()).detach();
+        if let Some(tier0) = self.tier0() {
+            self.start_tier0(&tier0);
         }
     }
 
@@ -169,7 +167,7 @@ impl Core {
                 self.mind_window();
                 self.stats.host_written.add(len);
                 namespace.written.add(len);
-                self.count_unflushed(id, if fua { None } else { Some(len) });
+                self.count_unflushed(id, if fua { None } else { Some(len - wrote.zeros) });
                 self.acknowledge(id, wrote, fua).await?;
             }
             RequestKind::Flush => {

@@ -53,9 +53,9 @@ impl Core {
             return Fetch::Staged(buf, 0);
         }
         drop(state);
-        let on_journal = location.tier() == Tier::Pmem;
-        let (segment, block) = match &self.tier0 {
-            Some(_) if on_journal => (journal_segment(location.segment), BLOCK_BYTES as u64),
+        let tier0 = if location.tier() == Tier::Pmem { self.tier0() } else { None };
+        let (segment, block) = match &tier0 {
+            Some(_) => (journal_segment(location.segment), BLOCK_BYTES as u64),
             _ => (self.layout.segment(location.segment), u64::from(self.media.block())),
         };
         let start = segment + u64::from(location.granule.0 * GRANULE);
@@ -64,8 +64,8 @@ impl Core {
         let aligned = start & !(block - 1);
         let len = usize::try_from(end - aligned).unwrap_or(usize::MAX).min(buf.len());
         let at = usize::try_from(start - aligned).unwrap_or(0);
-        match &self.tier0 {
-            Some(tier0) if on_journal => {
+        match &tier0 {
+            Some(tier0) => {
                 if tier0.journal.load(aligned, &mut buf[..len]) {
                     return Fetch::Staged(buf, at);
                 }

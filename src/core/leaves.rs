@@ -91,7 +91,7 @@ impl Core {
             return Err(Error::corrupt("leaf", "first LBA", first_lba(leaf).0, header.first.0));
         }
         let mut entries = decode_leaf(payload)?;
-        if self.tier0.is_none() {
+        if !self.has_tier0() {
             // the pool was opened without its journal, and what was there is lost
             entries.iter_mut().filter(|e| e.tier() == Some(Tier::Pmem)).for_each(|entry| *entry = Entry::LOST);
         }
@@ -265,7 +265,10 @@ impl Core {
         let mut state = self.state.borrow_mut();
         let now = state.log.last_op();
         state.log.segments.usage_counted(now);
-        state.log.journal.usage_counted(now);
+        // one that was given meanwhile is known
+        if !state.log.journal.usage_known() {
+            state.log.journal.usage_counted(now);
+        }
     }
 
     /// Leaves that waited for replayed changes came into memory with them, dirty: has them written back, so that they can go.

@@ -20,6 +20,7 @@
 
 mod absorb;
 mod account;
+mod admission;
 mod bulk;
 mod checkpoint;
 mod clean;
@@ -50,6 +51,7 @@ mod state;
 mod stats;
 mod streams;
 mod tier0;
+mod tier0_swap;
 mod unit;
 mod unpack;
 mod victims;
@@ -94,8 +96,8 @@ pub struct Core {
     pub env: Env,
     /// The pool's medium.
     pub media: Media,
-    /// Tier 0, if the pool has a journal.
-    pub tier0: Option<Tier0>,
+    /// Tier 0, while the pool has a journal.
+    tier0: RefCell<Option<Rc<Tier0>>>,
     /// Where things are on the medium; its end as it was when the pool was opened ([`Core::layout_now`]).
     pub layout: Layout,
     /// Bytes of the pool, which may grow.
@@ -176,7 +178,7 @@ impl Core {
         Rc::new(Self {
             env,
             media,
-            tier0: journal.map(Tier0::new),
+            tier0: RefCell::new(journal.map(|journal| Rc::new(Tier0::new(journal)))),
             layout,
             pool_bytes: Cell::new(layout.pool_bytes),
             pool,
@@ -211,6 +213,17 @@ impl Core {
             preparation_wanted: Notify::default(),
             released: Notify::default(),
         })
+    }
+
+    /// Tier 0, while the pool has a journal.
+    #[must_use]
+    pub fn tier0(&self) -> Option<Rc<Tier0>> {
+        self.tier0.borrow().clone()
+    }
+
+    /// Whether the pool has a journal.
+    fn has_tier0(&self) -> bool {
+        self.tier0.borrow().is_some()
     }
 
     /// Where things are on the medium, now that the pool may have grown.

@@ -9,15 +9,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Core;
+use super::admission::{Records, Route};
 use super::tier0::Wrote;
 use crate::buf::DataBuf;
 use crate::canary::{self, Rule};
 use crate::codec::EncodeJob;
 use crate::error::Result;
-use crate::format::Entry;
 use crate::format::record::{RecordBody, RecordHeader, record_bytes};
+use crate::format::{Codec, Entry};
 use crate::limits::BLOCK_BYTES;
-use crate::log::StreamKind;
 use crate::units::{Lba, LbaRange, NamespaceId};
 
 /// Rounds before full-block writes have to wait.
@@ -132,14 +132,18 @@ impl Core {
         let (out, encoded) = self.codec.encode(job).await;
         let result = match encoded {
             Err(error) => Err(error),
-            Ok(encoded) => match self.make_room_somewhere(id, range, 1, record_bytes(encoded.stored), 1).await {
-                Err(error) => Err(error),
-                // 4. compare and append, in one step (I8, I12)
-                Ok(kind) => self.append_if_unchanged(id, part.lba, seen, kind, |header| {
-                    let body = RecordBody::Fragment { moved: false, codec: encoded.codec, count: 1, mask: 1, seal };
-                    (RecordHeader { body, ..header }, &out[..encoded.stored], encoded.hash)
-                }),
-            },
+            Ok(encoded) => {
+                let all_zero = encoded.codec == Codec::Zero;
+                let records = Records { bytes: record_bytes(encoded.stored), count: 1, all_zero };
+                match self.make_room_somewhere(id, range, 1, records).await {
+                    Err(error) => Err(error),
+                    // 4. compare and append, in one step (I8, I12)
+                    Ok(route) => self.append_if_unchanged(id, part.lba, seen, route, |header| {
+                        let body = RecordBody::Fragment { moved: false, codec: encoded.codec, count: 1, mask: 1, seal };
+                        (RecordHeader { body, ..header }, &out[..encoded.stored], encoded.hash)
+                    }),
+                }
+            }
         };
         self.bufs.put(out);
         result
@@ -150,7 +154,7 @@ impl Core {
         id: NamespaceId,
         lba: Lba,
         seen: Seen,
-        kind: StreamKind,
+        Route { kind, bypass }: Route,
         record: impl FnOnce(RecordHeader) -> (RecordHeader, &'a [u8], u64),
     ) -> Result<Option<Wrote>> {
         let mut guard = self.state.borrow_mut();
@@ -170,10 +174,10 @@ impl Core {
         let stored = payload.len() as u64;
         self.stats.stored.add(stored);
         state.namespace(id)?.stats.stored.add(stored);
-        if self.tier0.is_some()
+        if self.has_tier0()
             && let Some(namespace) = state.namespaces.get_mut(&id)
         {
-            namespace.count_journal(kind, lba, 1);
+            namespace.count_journal(bypass, lba, 1);
         }
         drop(guard);
         if begun {

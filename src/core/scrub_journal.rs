@@ -26,16 +26,17 @@ impl Core {
     pub(super) async fn scrub_journal_segment(self: &Rc<Self>, id: SegmentId) {
         let (place, live, last) = {
             let state = self.state.borrow();
-            let info = state.log.journal.get(id);
-            if info.live == 0 {
+            // the journal may have been taken away, or be another one by now
+            if !state.log.journal.contains(id) || state.log.journal.get(id).live == 0 {
                 return;
             }
+            let info = state.log.journal.get(id);
             (state.log.place(Tier::Pmem, id, Granule(0)), info.live, state.log.last_op())
         };
         // what was appended by now is looked at, once it is written
         let is_open = self.state.borrow().log.journal.get(id).state == SegmentState::Open;
-        let Some(tier0) = self.tier0.as_ref() else { return };
-        if is_open && self.wait_durable(Streams::All, last).await.is_err() {
+        let Some(tier0) = self.tier0() else { return };
+        if is_open && (self.wait_durable(Streams::All, last).await.is_err() || !self.is_tier0(&tier0)) {
             return;
         }
         self.pin(Tier::Pmem, id);

@@ -17,8 +17,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::namespaces::{NamespaceEntry, NamespaceTable, UNIT_AUTO};
 use crate::format::root::{LeafImage, Lifetime, WindowSession};
 use crate::format::{Entry, Tier};
+use crate::journal::Bypass;
 use crate::limits::BLOCK_SIZE;
-use crate::log::{Log, StreamKind};
+use crate::log::Log;
 use crate::map::{Clock, Directory, DirtyQueue, Heat, leaf_of};
 use crate::units::{Generation, Lba, NamespaceId, OpNo, SegmentId};
 
@@ -89,10 +90,10 @@ impl Drop for Ticket {
 
 impl Namespace {
     /// Blocks were written in a pool with a journal: to it or past it. They are of one leaf.
-    pub fn count_journal(&mut self, kind: StreamKind, first: Lba, blocks: u32) {
-        self.stats.count_journal(kind, u64::from(blocks) * u64::from(BLOCK_SIZE));
+    pub fn count_journal(&mut self, bypass: Option<Bypass>, first: Lba, blocks: u32) {
+        self.stats.count_journal(bypass, u64::from(blocks) * u64::from(BLOCK_SIZE));
         let heat = self.heat(first);
-        let count = if kind == StreamKind::Journal { &mut heat.journal } else { &mut heat.bypassed };
+        let count = if bypass.is_none() { &mut heat.journal } else { &mut heat.bypassed };
         *count = count.saturating_add(blocks);
     }
 

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::written::Written;
-use crate::log::StreamKind;
+use crate::journal::Bypass;
 
 /// A counter.
 #[derive(Debug, Default)]
@@ -88,8 +88,8 @@ pub struct NamespaceStats {
     pub stored: Counter,
     /// Bytes acknowledged through tier 0.
     pub journal_acknowledged: Counter,
-    /// Bytes written past it, to tier 1.
-    pub journal_bypassed: Counter,
+    /// Bytes written past it, to tier 1, by [`Bypass`].
+    journal_bypassed: [Counter; Bypass::COUNT],
     /// Bytes that are no longer on tier 0: overwritten, discarded, or moved.
     pub journal_left: Counter,
     /// Of these, moved to tier 1.
@@ -97,12 +97,17 @@ pub struct NamespaceStats {
 }
 
 impl NamespaceStats {
-    /// Counts bytes written in a pool with a journal.
-    pub(super) fn count_journal(&self, kind: StreamKind, bytes: u64) {
-        if kind == StreamKind::Journal {
-            self.journal_acknowledged.add(bytes);
-        } else {
-            self.journal_bypassed.add(bytes);
+    /// Bytes written past tier 0 for this reason.
+    #[must_use]
+    pub fn bypassed(&self, why: Bypass) -> u64 {
+        self.journal_bypassed[why as usize].get()
+    }
+
+    /// Counts bytes written in a pool with a journal: to it, or past it and why.
+    pub(super) fn count_journal(&self, bypass: Option<Bypass>, bytes: u64) {
+        match bypass {
+            None => self.journal_acknowledged.add(bytes),
+            Some(why) => self.journal_bypassed[why as usize].add(bytes),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Tier 0: room in it, batches that are durable when written, and leaves that a root must call journaled before.
+//! Tier 0: room in it, and batches that are durable when written.
 //!
 //! ```text
 //!   append (several requests) ─► open batch ─► closed ─► persisted ─► all of them are acknowledged
@@ -7,35 +7,28 @@
 //! ```
 //!
 //! **Invariants.** One batch is persisted at a time, in the order of their numbers: behind a torn one nothing is valid. A
-//! request is acknowledged, and its blocks are read, only when its batch is durable. Blocks of a leaf go here only while
-//! the durable root calls the leaf journaled, which is looked at in the step of the append: so whoever has lost the journal
-//! knows where newer data may have been.
+//! request is acknowledged, and its blocks are read, only when its batch is durable.
 //!
 //! **Failure.** A failed write latches the pool read-only (I11). No room is no failure: the write goes to tier 1.
 //!
-//! **Not here:** what shall go here (`journal`).
+//! **Not here:** what shall go here, and what may (`admission`).
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use super::stats::Counter;
 use super::{Core, State};
-use crate::canary::{self, Rule};
 use crate::env::reactor::IoBuf;
 use crate::env::sync::Notify;
 use crate::error::Result;
 use crate::fail;
 use crate::format::journal::journal_segment;
 use crate::format::{Entry, Tier};
-use crate::journal::{Candidate, Overwritten, admits};
 use crate::limits::GRANULE;
 use crate::log::{BatchState, OpenSegment, StreamKind};
 use crate::map::leaf_of;
 use crate::pmem::Journal;
 use crate::units::{Lba, LbaRange, NamespaceId, OpNo};
-
-/// Leaves behind a written one that are marked with it: a log that grows is there soon.
-const MARK_AHEAD: u32 = 4;
 
 /// Tier 0 of a core.
 pub struct Tier0 {
@@ -45,18 +38,22 @@ pub struct Tier0 {
     pub persists: Counter,
     /// Segments whose live blocks were moved to tier 1.
     pub destaged_segments: Counter,
+    /// It was taken away.
+    pub(super) ended: Cell<bool>,
     /// Nothing is admitted: it is being drained.
     pub(super) closed: Cell<bool>,
     /// A write to it failed: what is in memory for it will never be there.
     failed: Cell<bool>,
+    /// Nanoseconds that it keeps what is there, as was found when it was looked at last.
+    pub(super) residence_ns: Cell<u64>,
     /// When it was appended to last.
     pub(super) last_append_ns: Cell<u64>,
     /// Segments run out.
     pub(super) destage_wanted: Notify,
     /// A record was appended to the open batch.
-    begun: Notify,
+    pub(super) begun: Notify,
     /// A leaf is to be called journaled.
-    marks_wanted: Notify,
+    pub(super) marks_wanted: Notify,
 }
 
 impl Tier0 {
@@ -67,8 +64,10 @@ impl Tier0 {
             journal,
             persists: Counter::default(),
             destaged_segments: Counter::default(),
+            ended: Cell::new(false),
             closed: Cell::new(false),
             failed: Cell::new(false),
+            residence_ns: Cell::new(0),
             last_append_ns: Cell::new(0),
             destage_wanted: Notify::default(),
             begun: Notify::default(),
@@ -84,6 +83,8 @@ pub(super) struct Wrote {
     pub host: OpNo,
     /// On tier 0: by themselves.
     pub journal: OpNo,
+    /// Bytes of them that are zeros without payload.
+    pub zeros: u64,
 }
 
 impl Wrote {
@@ -96,102 +97,22 @@ impl Wrote {
     }
 
     pub(super) fn and(self, later: Self) -> Self {
-        Self { host: self.host.max(later.host), journal: self.journal.max(later.journal) }
+        Self {
+            host: self.host.max(later.host),
+            journal: self.journal.max(later.journal),
+            zeros: self.zeros + later.zeros,
+        }
     }
 }
 
 impl Core {
-    /// The stream that a write of `piece`, of a request of `blocks` blocks, goes to, with room in it for `records` records of
-    /// `bytes` in all. The caller appends before its next await.
-    ///
-    /// # Errors
-    /// As [`Core::make_room`]; the namespace is gone.
-    pub(super) async fn make_room_somewhere(
-        self: &Rc<Self>,
-        id: NamespaceId,
-        piece: LbaRange,
-        blocks: u64,
-        bytes: usize,
-        records: usize,
-    ) -> Result<StreamKind> {
-        let wants = self.admits(id, piece, blocks)?;
-        if wants && self.make_journal_room(bytes, records).await? && self.takes_journal(id, piece.start)? {
-            return Ok(StreamKind::Journal);
-        }
-        let purpose = self.purpose_of_write(id, piece)?;
-        self.make_room(purpose, bytes, records).await?;
-        Ok(purpose.stream())
-    }
-
-    /// Whether tier 0 is where a write should go and, as far as its leaf is concerned, may.
-    fn admits(&self, id: NamespaceId, piece: LbaRange, blocks: u64) -> Result<bool> {
-        // the window bounds replay, whatever tier its records are on
-        if self.tier0.as_ref().is_none_or(|tier0| tier0.closed.get()) || self.window_exceeds(super::window::QUARTERS) {
-            return Ok(false);
-        }
-        let state = self.state.borrow();
-        let namespace = state.namespace(id)?;
-        let old = namespace.directory.get(piece.start);
-        let overwritten = match old.place() {
-            None => Overwritten::Nothing,
-            Some((Tier::Pmem, _)) => Overwritten::Journal,
-            Some((tier, segment)) => {
-                let born = state.log.table(tier).get(segment).born_ns;
-                Overwritten::Ssd((born > 0).then(|| self.env.now_ns().saturating_sub(born)))
-            }
-        };
-        let wanted = admits(&Candidate { blocks, unflushed: namespace.unflushed, overwritten });
-        drop(state);
-        if !wanted {
-            return Ok(false);
-        }
-        let may = self.takes_journal(id, piece.start)?;
-        if !may {
-            self.want_marks(id, leaf_of(piece.start));
-        }
-        Ok(may)
-    }
-
-    fn takes_journal(&self, id: NamespaceId, lba: Lba) -> Result<bool> {
-        let state = self.state.borrow();
-        let slot = state.namespace(id)?.directory.slot(leaf_of(lba));
-        // looked at in the step of the append: a drain that has begun is not prolonged
-        let closed = self.tier0.as_ref().is_none_or(|tier0| tier0.closed.get());
-        Ok(!closed && slot.is_some_and(|slot| slot.takes_journal || canary::is_off(Rule::MarkBeforeJournal)))
-    }
-
-    fn want_marks(&self, id: NamespaceId, leaf: u32) {
-        let mut guard = self.state.borrow_mut();
-        let State { namespaces, root, .. } = &mut *guard;
-        let Some(namespace) = namespaces.get(&id) else { return };
-        let ahead = leaf..=leaf.saturating_add(MARK_AHEAD);
-        let missing = ahead.filter(|leaf| namespace.directory.slot(*leaf).is_some_and(|slot| !slot.takes_journal));
-        root.marks.extend(missing.map(|leaf| (id, leaf)));
-        drop(guard);
-        if let Some(tier0) = &self.tier0 {
-            tier0.marks_wanted.notify_all();
-        }
-    }
-
-    /// Switches the root when leaves are to be called journaled. Runs as a task.
-    pub(super) async fn run_marks(self: Rc<Self>) {
-        let Some(tier0) = &self.tier0 else { return };
-        loop {
-            tier0.marks_wanted.until(|| !self.state.borrow().root.marks.is_empty()).await;
-            if self.latch.check().is_err() || self.stopping.get() {
-                return;
-            }
-            if let Err(error) = self.checkpoint(0).await {
-                tracing::warn!("leaves were not marked for the journal: {error}");
-                self.state.borrow_mut().root.marks.clear();
-            }
-        }
-    }
-
-    /// Whether tier 0's open batch takes so much more; opens what is needed. `false` when tier 0 is full.
-    async fn make_journal_room(self: &Rc<Self>, bytes: usize, records: usize) -> Result<bool> {
+    /// Whether tier 0's open batch takes so much more; opens what is needed. `false` when tier 0 is full or nothing is admitted.
+    pub(super) async fn make_journal_room(self: &Rc<Self>, bytes: usize, records: usize) -> Result<bool> {
         loop {
             self.latch.check()?;
+            if self.is_tier0_closed() {
+                return Ok(false);
+            }
             {
                 let mut guard = self.state.borrow_mut();
                 let log = &mut guard.log;
@@ -225,7 +146,7 @@ impl Core {
                 log.journal.reclaim(settled, replay_start);
             }
             let opened = log.journal.open_free(now);
-            if let Some(tier0) = &self.tier0 {
+            if let Some(tier0) = self.tier0() {
                 tier0.destage_wanted.notify_all();
             }
             let Some(id) = opened else { return false };
@@ -238,7 +159,7 @@ impl Core {
 
     /// Says that a record was appended to tier 0.
     pub(super) fn journal_begun(&self) {
-        if let Some(tier0) = &self.tier0 {
+        if let Some(tier0) = self.tier0() {
             tier0.last_append_ns.set(self.env.now_ns());
             tier0.begun.notify_all();
         }
@@ -246,9 +167,8 @@ impl Core {
 
     /// Persists batches of tier 0, one after the other: what comes meanwhile is the next one. After a failed write none is
     /// written any more: behind a torn one it would look as if that had been acknowledged. Runs as a task.
-    pub(super) async fn run_persists(self: Rc<Self>) {
-        let Some(tier0) = &self.tier0 else { return };
-        loop {
+    pub(super) async fn run_persists(self: Rc<Self>, tier0: Rc<Tier0>) {
+        while !tier0.ended.get() {
             let closed = self.state.borrow_mut().log.close_batch(StreamKind::Journal);
             let Some(id) = closed else {
                 tier0.begun.notified().await;
@@ -301,7 +221,7 @@ impl Core {
     /// # Errors
     /// They never will be: writing to the journal failed.
     pub(super) async fn wait_persisted(&self, id: NamespaceId, piece: LbaRange) -> Result<()> {
-        let failed = || self.tier0.as_ref().is_some_and(|tier0| tier0.failed.get());
+        let failed = || self.tier0.borrow().as_ref().is_some_and(|tier0| tier0.failed.get());
         self.durable.until(|| failed() || !self.has_unpersisted(id, piece)).await;
         if self.has_unpersisted(id, piece) {
             fail!(
@@ -316,7 +236,7 @@ impl Core {
 
     /// Whether blocks of the piece are on tier 0 and not yet durable.
     fn has_unpersisted(&self, id: NamespaceId, piece: LbaRange) -> bool {
-        if self.tier0.is_none() {
+        if !self.has_tier0() {
             return false;
         }
         let state = self.state.borrow();

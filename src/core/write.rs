@@ -13,13 +13,14 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use super::Core;
+use super::admission::{Records, Route};
 use super::tier0::Wrote;
 use crate::buf::{AlignedBuf, DataBuf};
 use crate::codec::{EncodeJob, Encoded, Sealer};
 use crate::error::Result;
-use crate::format::Compression;
 use crate::format::record::{RecordBody, RecordHeader, all_blocks, record_bytes};
-use crate::limits::{ATOMIC_BLOCKS, ATOMIC_PIECES, BLOCK_BYTES};
+use crate::format::{Codec, Compression};
+use crate::limits::{ATOMIC_BLOCKS, ATOMIC_PIECES, BLOCK_BYTES, BLOCK_SIZE};
 use crate::log::StreamKind;
 use crate::units::{Lba, LbaRange, NamespaceId, OpNo, SealNo};
 
@@ -158,17 +159,20 @@ impl Core {
         sealed: &[Sealed],
     ) -> Result<Wrote> {
         let bytes = sealed.iter().map(|s| record_bytes(s.encoded.stored)).sum();
+        let all_zero = sealed.iter().all(|s| s.encoded.codec == Codec::Zero);
+        let records = Records { bytes, count: sealed.len(), all_zero };
         loop {
             self.wait_unreserved(id, piece).await;
-            let kind = self.make_room_somewhere(id, piece, blocks, bytes, sealed.len()).await?;
+            let route = self.make_room_somewhere(id, piece, blocks, records).await?;
             if !self.is_reserved(id, piece) {
-                return self.append_fragments(id, sealed, kind);
+                return self.append_fragments(id, sealed, route);
             }
         }
     }
 
     /// The step: records appended, map changed, published. Room was made (I12).
-    fn append_fragments(&self, id: NamespaceId, sealed: &[Sealed], kind: StreamKind) -> Result<Wrote> {
+    fn append_fragments(&self, id: NamespaceId, sealed: &[Sealed], route: Route) -> Result<Wrote> {
+        let Route { kind, bypass } = route;
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let stats = state.namespace(id)?.stats.clone();
@@ -195,18 +199,19 @@ impl Core {
             self.stats.stored.add(stored);
             self.stats.overhead.add(record_bytes(s.encoded.stored) as u64 - stored);
         }
-        if self.tier0.is_some()
+        if self.has_tier0()
             && let Some(first) = sealed.first().map(|s| s.first)
             && let Some(namespace) = state.namespaces.get_mut(&id)
         {
-            namespace.count_journal(kind, first, sealed.iter().map(|s| u32::from(s.count)).sum());
+            namespace.count_journal(bypass, first, sealed.iter().map(|s| u32::from(s.count)).sum());
         }
         state.log.publish(kind);
         drop(guard);
         if begun {
             self.batch_has_begun(kind);
         }
-        Ok(Wrote::one(kind, last))
+        let zeros = sealed.iter().filter(|s| s.encoded.codec == Codec::Zero).map(|s| u64::from(s.count));
+        Ok(Wrote { zeros: zeros.sum::<u64>() * u64::from(BLOCK_SIZE), ..Wrote::one(kind, last) })
     }
 
     /// Tells whoever closes batches of this stream that there is one.

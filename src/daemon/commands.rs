@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
+use super::helper::blocking;
 use super::{Daemon, StopOrder, unix_now};
-use crate::control::{Answer, BusyDevices, Command, NamespaceInfo, Request, StatusReport};
+use crate::control::{Answer, BusyDevices, Command, NamespaceInfo, NewJournal, Request, StatusReport};
 use crate::env::mailbox;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
@@ -41,6 +42,7 @@ impl Daemon {
                 self.pool.grow(bytes).await?;
                 Ok(Answer::Done)
             }
+            Command::JournalAdd(new) => self.add_journal(new).await,
             Command::JournalDrain { remove } => {
                 let _pass = self.gate.enter().await;
                 if remove {
@@ -102,6 +104,21 @@ impl Daemon {
         let entry = self.pool.namespaces().into_iter().find(|entry| entry.name == name);
         let Some(entry) = entry else { fail!(NotFound, "no namespace {name:?} in this pool") };
         Ok(Answer::Namespace { namespace: NamespaceInfo::from(&entry), served: Some(served) })
+    }
+
+    async fn add_journal(&self, new: NewJournal) -> Result<Answer> {
+        let _pass = self.gate.enter().await;
+        self.pool.check_takes_journal()?;
+        let path = new.path.clone();
+        // making and mapping a file takes its time
+        let (is_new, device) = blocking(move || new.open()).await??;
+        let kind = device.kind().to_string();
+        let added = self.pool.add_journal(self.dock.journal(device), &path).await;
+        if added.is_err() && is_new && self.pool.check_takes_journal().is_ok() {
+            // the error that is reported is the first one
+            drop(std::fs::remove_file(&path));
+        }
+        Ok(Answer::Journal { id: added?.to_string(), kind })
     }
 
     async fn order_stop(&self, devices: BusyDevices) -> Result<Answer> {

@@ -10,7 +10,7 @@ use crate::env::executor::{Fifo, IdleWork};
 use crate::env::{Env, Executor, Reactor, Rng};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::BLOCK_SIZE;
-use crate::media::{Access, Device, DeviceKind, Media, UringBackend};
+use crate::media::{Access, Device, DeviceKind, Media, Registry, UringBackend};
 use crate::pmem::{Journal, JournalDevice};
 use crate::pool::Pool;
 
@@ -20,9 +20,32 @@ pub struct Machine {
     env: Env,
     media: Media,
     journal: Option<Journal>,
+    dock: Dock,
     medium: Medium,
     /// Whose codec work this thread shares when it has nothing else to do.
     helped: Helped,
+}
+
+/// Makes journals of devices, also while its machine runs.
+#[derive(Clone)]
+pub struct Dock {
+    registry: Registry,
+    reactor: Rc<Reactor>,
+}
+
+impl Dock {
+    /// The journal on a device, which stays open and locked as long as a clone of it lives.
+    #[must_use]
+    pub fn journal(&self, device: JournalDevice) -> Journal {
+        match device {
+            JournalDevice::Mapped(mapping, kind) => Journal::memory(Rc::new(mapping), kind),
+            JournalDevice::Block(device) => {
+                let registration = self.registry.register_for_now(&device);
+                let (size, block) = (whole_blocks(&device), device.block());
+                Journal::block(Media::for_now(self.reactor.clone(), registration, size, block))
+            }
+        }
+    }
 }
 
 /// The pool that a thread's idle time goes to, once it is open.
@@ -52,22 +75,14 @@ impl Machine {
     pub fn with_devices(device: &Device, journal: Option<JournalDevice>) -> Result<Self> {
         let mut backend = UringBackend::new()?;
         let file = backend.register(device);
-        let block_journal = match &journal {
-            Some(JournalDevice::Block(device)) => {
-                Some((backend.register(device), whole_blocks(device), device.block()))
-            }
-            _ => None,
-        };
+        let registry = backend.registry();
         let reactor = Reactor::new(Box::new(backend));
         let mut executor = Executor::new(reactor.clone(), Box::new(Fifo::default()));
         let env = Env::new(executor.spawner(), Rc::clone(&reactor), Rng::Kernel);
         let lazy = device.kind() == DeviceKind::File;
         let media = Media::new(reactor.clone(), file, whole_blocks(device), device.block(), lazy);
-        let journal = match (journal, block_journal) {
-            (Some(JournalDevice::Mapped(mapping, kind)), _) => Some(Journal::memory(Rc::new(mapping), kind)),
-            (_, Some((file, size, block))) => Some(Journal::block(Media::new(reactor, file, size, block, false))),
-            _ => None,
-        };
+        let dock = Dock { registry, reactor };
+        let journal = journal.map(|device| dock.journal(device));
         let identity = device.identity();
         let medium = Medium { device: identity.device, inode: identity.inode };
         let helped = Helped::default();
@@ -80,7 +95,7 @@ impl Machine {
                 }
             }),
         });
-        Ok(Self { executor, env, media, journal, medium, helped })
+        Ok(Self { executor, env, media, journal, dock, medium, helped })
     }
 
     /// The environment of tasks here.
@@ -99,6 +114,17 @@ impl Machine {
     #[must_use]
     pub fn journal(&self) -> Option<Journal> {
         self.journal.clone()
+    }
+
+    /// The journal, if one was opened, which is from now on the caller's to let go of.
+    pub fn take_journal(&mut self) -> Option<Journal> {
+        self.journal.take()
+    }
+
+    /// What makes journals of devices while this runs.
+    #[must_use]
+    pub fn dock(&self) -> Dock {
+        self.dock.clone()
     }
 
     /// Which medium of this machine it is.

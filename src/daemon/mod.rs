@@ -54,9 +54,8 @@ use crate::staging::RunDirStore;
 use crate::units::PoolId;
 
 pub(crate) use commands::spec_of;
-pub(crate) use journal::allowed;
 pub use journal::find_journal;
-pub use machine::{Helped, Machine, boot_id, unix_now};
+pub use machine::{Dock, Helped, Machine, boot_id, unix_now};
 pub use placement::check_placement;
 pub use served::Transport;
 
@@ -120,6 +119,7 @@ struct StopOrder {
 struct Daemon {
     env: Env,
     pool: Rc<Pool>,
+    dock: Dock,
     medium: Medium,
     front_ends: FrontEnds,
     /// Namespaces that are made while it runs are served at once.
@@ -147,7 +147,7 @@ pub fn serve(options: ServeOptions, tell: impl Fn(&Event) + 'static) -> Result<(
     let (mut machine, journal) =
         machine_with_journal(&device, options.journal.as_ref(), options.journal_path.as_deref())?;
     let (env, media, medium, identity) = (machine.env(), machine.media(), machine.medium(), machine.identity());
-    let helped = machine.helped();
+    let (helped, dock) = (machine.helped(), machine.dock());
     let (stop, orders) = mailbox();
     let on_signal = stop.clone();
     signals.watch(move |signal| {
@@ -185,7 +185,7 @@ pub fn serve(options: ServeOptions, tell: impl Fn(&Event) + 'static) -> Result<(
             Err(error) => return give_up(&pool, error).await,
         };
         let serves_all = options.namespaces.is_empty();
-        let daemon = Daemon { env, pool, medium, front_ends, serves_all, gate: Gate::default(), stop };
+        let daemon = Daemon { env, pool, dock, medium, front_ends, serves_all, gate: Gate::default(), stop };
         Rc::new(daemon).run(options.namespaces, &control, orders, tell).await
     })
 }
@@ -204,8 +204,8 @@ pub(crate) fn machine_with_journal(
         Some(Err(error)) => (None, Some(JournalFound::Missing(error))),
         None => (None, None),
     };
-    let machine = Machine::with_devices(device, opened)?;
-    let found = missing.or_else(|| machine.journal().map(JournalFound::Here));
+    let mut machine = Machine::with_devices(device, opened)?;
+    let found = missing.or_else(|| machine.take_journal().map(JournalFound::Here));
     Ok((machine, found))
 }
 

@@ -136,6 +136,12 @@ impl Entry {
         }
     }
 
+    /// Whether it points to zeros, which have no payload.
+    #[must_use]
+    pub fn is_zero(self) -> bool {
+        matches!(self.state(), State::Zero(_))
+    }
+
     /// The segment it points to, with its tier, if it points anywhere.
     #[must_use]
     pub fn place(self) -> Option<(Tier, SegmentId)> {

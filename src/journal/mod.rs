@@ -1,25 +1,32 @@
 //! What goes to tier 0: the blocks that are soon rewritten, which die there and never reach the SSD.
 //!
 //! ```text
-//!   a write ─► large? flood? ─► no: what does it overwrite?  nothing yet ─► tier 0
-//!                   │                                       on tier 0   ─► tier 0
-//!                   └─ yes ─► tier 1                        on tier 1   ─► tier 0 if it was written not long ago
+//!   a write ─► flood? ─► no: what does it overwrite?  nothing yet, or zeros ─► tier 0, unless it is large
+//!                │                                    on tier 0 ─► tier 0
+//!                └─ yes ─► tier 1                     on tier 1 ─► tier 0 if tier 0 would still have had it
 //! ```
 //!
 //! Heat needs no bits in the map: the rewrite interval of a block is now less the birth of the segment that its entry points
 //! to. A database log is small writes, each soon flushed, over a small range again and again; a load or a copy is large
 //! writes, or many without a flush, and never pushes a log out.
 //!
+//! A log that consists of files (PostgreSQL) fills each with zeros, writes it once from end to end, and comes back to it when
+//! all the others had their turn, which may take hours. So zeros are as good as nothing; what is rewritten is hot as long as
+//! tier 0 still has what was written as long ago, for then it would have died there too; and when many commit together, their
+//! write may be larger where it takes the place of what is on tier 0 or was to be there: that takes no more room.
+//!
 //! **Invariants.** Pure: the decision depends on its arguments alone. It is about speed and wear, never about what is
 //! durable.
 //!
 //! **Not here:** room, appends, leaves that a root must call journaled first (`core`).
 
-/// Largest request that is admitted, in blocks: databases commit in less.
+/// Largest request that is admitted to where nothing hot was, in blocks: databases commit in less.
 pub const REQUEST_BLOCKS_MAX: u64 = 16;
-/// A namespace that has written so much since its last flush does not commit, it loads.
+/// Largest request that is admitted over what is hot, in blocks: many that commit together.
+pub const HOT_REQUEST_BLOCKS_MAX: u64 = 64;
+/// A namespace that has written so much since its last flush, zeros not counted, does not commit, it loads.
 pub const UNFLUSHED_MAX: u64 = 1 << 20;
-/// Blocks of tier 1 that are rewritten within this time are hot.
+/// Blocks of tier 1 that are rewritten within this time are hot in any case.
 pub const HOT_NS: u64 = 60_000_000_000;
 
 /// With fewer free segments than this, of so many, what lives on is moved out.
@@ -31,11 +38,11 @@ pub fn low_segments(count: usize) -> usize {
 /// What a write overwrites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overwritten {
-    /// Nothing.
+    /// Nothing, or zeros that take no payload.
     Nothing,
     /// A block on tier 0.
     Journal,
-    /// A block on tier 1, in a segment of this age; `None` when it is older than the serve.
+    /// A block on tier 1, in a segment of this age in nanoseconds; `None` when it is older than the serve.
     Ssd(Option<u64>),
 }
 
@@ -48,17 +55,52 @@ pub struct Candidate {
     pub unflushed: u64,
     /// What it overwrites.
     pub overwritten: Overwritten,
+    /// Nanoseconds that tier 0 keeps what is there: what is oldest has been there so long.
+    pub residence_ns: u64,
 }
 
-/// Whether it goes to tier 0.
-#[must_use]
-pub fn admits(candidate: &Candidate) -> bool {
-    if candidate.blocks > REQUEST_BLOCKS_MAX || candidate.unflushed > UNFLUSHED_MAX {
-        return false;
+/// Why a write passes tier 0 by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bypass {
+    /// It is zeros alone, which take no payload wherever they go: what a database fills a new log file with.
+    Zeros,
+    /// Its request is large.
+    Large,
+    /// Its namespace does not commit, it loads.
+    Load,
+    /// What it overwrites was not written for long.
+    Cold,
+    /// No durable root calls its leaf journaled yet.
+    Unmarked,
+    /// Tier 0 has no room.
+    Full,
+    /// Tier 0 is being drained, or what a replay would take is at its bound.
+    Closed,
+}
+
+impl Bypass {
+    /// How many reasons there are.
+    pub const COUNT: usize = 7;
+}
+
+/// Whether it goes to tier 0, or why not.
+///
+/// # Errors
+/// It passes by.
+pub fn admit(candidate: &Candidate) -> Result<(), Bypass> {
+    let is_large = candidate.blocks > REQUEST_BLOCKS_MAX;
+    if candidate.blocks > HOT_REQUEST_BLOCKS_MAX {
+        return Err(Bypass::Large);
+    }
+    if candidate.unflushed > UNFLUSHED_MAX {
+        return Err(Bypass::Load);
     }
     match candidate.overwritten {
-        Overwritten::Nothing | Overwritten::Journal => true,
-        Overwritten::Ssd(age) => age.is_some_and(|age| age <= HOT_NS),
+        Overwritten::Journal => Ok(()),
+        Overwritten::Ssd(Some(age)) if age <= candidate.residence_ns.max(HOT_NS) => Ok(()),
+        Overwritten::Nothing if !is_large => Ok(()),
+        Overwritten::Nothing | Overwritten::Ssd(_) if is_large => Err(Bypass::Large),
+        Overwritten::Nothing | Overwritten::Ssd(_) => Err(Bypass::Cold),
     }
 }
 
@@ -66,20 +108,37 @@ pub fn admits(candidate: &Candidate) -> bool {
 mod tests {
     use super::*;
 
+    const LOG: Candidate = Candidate { blocks: 2, unflushed: 8192, overwritten: Overwritten::Journal, residence_ns: 0 };
+
     #[test]
     fn logs_go_in_and_floods_do_not() {
-        let log = Candidate { blocks: 2, unflushed: 8192, overwritten: Overwritten::Journal };
-        assert!(admits(&log));
-        assert!(admits(&Candidate { overwritten: Overwritten::Nothing, ..log }));
-        assert!(!admits(&Candidate { blocks: 17, ..log }), "a large write");
-        assert!(!admits(&Candidate { unflushed: UNFLUSHED_MAX + 1, ..log }), "a load, even over a log");
+        assert_eq!(admit(&LOG), Ok(()));
+        let first = Candidate { overwritten: Overwritten::Nothing, ..LOG };
+        assert_eq!(admit(&first), Ok(()));
+        assert_eq!(admit(&Candidate { blocks: 17, ..first }), Err(Bypass::Large));
+        let load = Candidate { unflushed: UNFLUSHED_MAX + 1, ..LOG };
+        assert_eq!(admit(&load), Err(Bypass::Load), "even over a log");
     }
 
     #[test]
-    fn what_is_on_the_ssd_has_to_be_hot() {
-        let with = |age| admits(&Candidate { blocks: 1, unflushed: 0, overwritten: Overwritten::Ssd(age) });
-        assert!(with(Some(1_000_000_000)) && with(Some(HOT_NS)));
-        assert!(!with(Some(HOT_NS + 1)));
-        assert!(!with(None), "nobody knows how long ago");
+    fn many_that_commit_together_take_the_place_of_a_log_and_no_more() {
+        let group = Candidate { blocks: 64, ..LOG };
+        let over = |overwritten| admit(&Candidate { overwritten, ..group });
+        assert_eq!(over(Overwritten::Journal), Ok(()));
+        assert_eq!(over(Overwritten::Ssd(Some(HOT_NS))), Ok(()));
+        assert_eq!(over(Overwritten::Ssd(Some(HOT_NS + 1))), Err(Bypass::Large));
+        assert_eq!(over(Overwritten::Nothing), Err(Bypass::Large));
+        assert_eq!(admit(&Candidate { blocks: 65, ..LOG }), Err(Bypass::Large), "even over a log");
+    }
+
+    #[test]
+    fn what_is_on_the_ssd_is_hot_as_long_as_tier_0_would_have_kept_it() {
+        let with = |age, residence_ns| {
+            admit(&Candidate { blocks: 1, unflushed: 0, overwritten: Overwritten::Ssd(age), residence_ns })
+        };
+        assert_eq!((with(Some(1_000_000_000), 0), with(Some(HOT_NS), 0)), (Ok(()), Ok(())));
+        assert_eq!(with(Some(HOT_NS + 1), HOT_NS), Err(Bypass::Cold));
+        assert_eq!(with(Some(10 * HOT_NS), 10 * HOT_NS), Ok(()), "a log that comes round slowly");
+        assert_eq!(with(None, u64::MAX), Err(Bypass::Cold), "nobody knows how long ago");
     }
 }

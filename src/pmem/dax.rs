@@ -46,6 +46,9 @@ pub struct Mapping {
     _file: Arc<OwnedFd>,
 }
 
+// SAFETY: the mapping belongs to whoever has this, and any thread may read and write it.
+unsafe impl Send for Mapping {}
+
 /// Bytes of a cache line.
 const LINE: usize = 64;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::copies::{layout_of, write_superblock, write_table};
-use super::journal::give_journal;
+use super::journal_change::give_journal;
 use crate::buf::AlignedBuf;
 use crate::env::Env;
 use crate::env::reactor::IoBuf;

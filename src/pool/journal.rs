@@ -1,6 +1,6 @@
-//! The journal of a pool: given to it, found again, begun by a session, or lost.
+//! The journal of a pool: found again, begun by a session, or lost.
 //!
-//! **Invariants.** The superblocks name a journal only after its header is durable. A session's name is in the header
+//! **Invariants.** A session's name is in the header
 //! before its root is durable: so a journal that is older than the pool's root is noticed, and never replayed.
 //!
 //! **Failure.** A journal that is missing, another pool's, or older than the pool: the pool is not opened, unless what was
@@ -9,24 +9,22 @@
 use std::fmt::{self, Write as _};
 use std::rc::Rc;
 
-use super::Pool;
-use super::copies::{layout_of, read_superblock, write_superblock};
+use super::copies::write_superblock;
 use crate::buf::AlignedBuf;
 use crate::core::Core;
-use crate::env::Env;
 use crate::env::reactor::IoBuf;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
-use crate::format::journal::{JOURNAL_HEADER_BYTES, JOURNAL_HEADERS, JournalHeader, journal_segment};
+use crate::format::journal::{JOURNAL_HEADER_BYTES, JOURNAL_HEADERS, JournalHeader};
 use crate::format::namespaces::NamespaceTable;
 use crate::format::root::Root;
-use crate::format::superblock::{JOURNAL_PATH_BYTES, JournalName, Superblock};
-use crate::limits::{BLOCK_BYTES, BLOCK_SIZE, JOURNAL_SEGMENTS_MIN, LEAF_ENTRIES};
+use crate::format::superblock::{JournalName, Superblock};
+use crate::limits::{BLOCK_SIZE, JOURNAL_SEGMENTS_MIN, LEAF_ENTRIES};
 use crate::map::first_lba;
 use crate::media::Media;
-use crate::pmem::{Journal, JournalKind};
-use crate::recovery::{Directories, RecoveredJournal, newest_root, scan_journal};
-use crate::units::{JournalId, LbaRange, NamespaceId, PoolId, SegmentId, SessionId};
+use crate::pmem::Journal;
+use crate::recovery::{Directories, RecoveredJournal, scan_journal};
+use crate::units::{LbaRange, NamespaceId, SessionId};
 
 /// Leaves of a stake that are listed one by one.
 const RANGES_SHOWN: usize = 32;
@@ -100,43 +98,7 @@ impl fmt::Display for PoolJournal {
     }
 }
 
-/// Makes `journal` the journal of the pool, whose newest root is of `session`, and returns what the superblock says of it.
-///
-/// # Errors
-/// It is too small, its path too long, or it cannot be written.
-pub async fn give_journal(
-    env: &Env,
-    journal: &Journal,
-    pool: PoolId,
-    session: SessionId,
-    path: &std::path::Path,
-) -> Result<JournalName> {
-    let path = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec();
-    if path.len() > JOURNAL_PATH_BYTES {
-        fail!(Config, "the path of the journal has {} bytes; at most {JOURNAL_PATH_BYTES} fit", path.len());
-    }
-    let segment_count = JournalHeader::segments_in(journal.size());
-    if segment_count < JOURNAL_SEGMENTS_MIN {
-        let least = JournalHeader::bytes_of(JOURNAL_SEGMENTS_MIN);
-        fail!(Config, "{} bytes are too small for a journal: it takes at least {least}", journal.size());
-    }
-    let mut id = JournalId::default();
-    env.random(&mut id.0)?;
-    // 1. no header, and nothing of an earlier life in any segment
-    let mut zeros = IoBuf::Owned(AlignedBuf::zeroed(BLOCK_BYTES));
-    let headers = (0..JOURNAL_HEADERS).map(JournalHeader::offset);
-    for offset in headers.chain((0..segment_count).map(|id| journal_segment(SegmentId(id)))) {
-        let (returned, result) = journal.persist(offset, zeros, BLOCK_BYTES).await;
-        result?;
-        zeros = returned;
-    }
-    // 2. the header
-    let header = JournalHeader { pool, id, sequence: 1, segment_count, session, previous: session };
-    write_header(journal, &header).await?;
-    Ok(JournalName { id, volatile: journal.kind() == JournalKind::Volatile, path })
-}
-
-async fn write_header(journal: &Journal, header: &JournalHeader) -> Result<()> {
+pub(super) async fn write_header(journal: &Journal, header: &JournalHeader) -> Result<()> {
     let buf = IoBuf::Owned(AlignedBuf::copied(&header.encode()));
     journal.persist(JournalHeader::offset(header.sequence), buf, JOURNAL_HEADER_BYTES).await.1
 }
@@ -298,49 +260,4 @@ pub(super) async fn lose_journal(
     superblock.journal = None;
     superblock.sequence += 1;
     write_superblock(media, superblock).await
-}
-
-/// Gives a pool that nobody serves a journal.
-///
-/// # Errors
-/// There is no pool, it has a journal, or a medium failed.
-pub async fn add_journal(env: &Env, media: &Media, journal: &Journal, path: &std::path::Path) -> Result<JournalId> {
-    let (mut superblock, _) = read_superblock(media).await?;
-    if let Some(name) = &superblock.journal {
-        fail!(Exists, "the pool has journal {} already; plica journal remove takes it away", name.id);
-    }
-    let (root, _) = newest_root(media, &layout_of(&superblock), superblock.pool).await?;
-    let name = give_journal(env, journal, superblock.pool, root.session, path).await?;
-    let id = name.id;
-    superblock.journal = Some(name);
-    superblock.sequence += 1;
-    write_superblock(media, &superblock).await?;
-    Ok(id)
-}
-
-impl Pool {
-    /// Moves all that is in the journal to the pool.
-    ///
-    /// # Errors
-    /// There is no journal, no room in the pool, or a medium failed.
-    pub async fn drain_journal(&self) -> Result<()> {
-        self.core.drain_journal(false).await
-    }
-
-    /// Moves all that is in the journal to the pool, which does without it from then on.
-    ///
-    /// # Errors
-    /// As [`Pool::drain_journal`]; the pool keeps its journal then.
-    pub async fn remove_journal(&self) -> Result<()> {
-        if self.journal.borrow().is_none() {
-            fail!(NotFound, "this pool has no journal");
-        }
-        self.core.drain_journal(true).await?;
-        let before = self.superblock.borrow().clone();
-        let superblock = Superblock { journal: None, sequence: before.sequence + 1, ..before };
-        write_superblock(&self.core.media, &superblock).await?;
-        *self.superblock.borrow_mut() = superblock;
-        *self.journal.borrow_mut() = None;
-        Ok(())
-    }
 }

@@ -13,6 +13,7 @@ mod create;
 mod grow;
 mod heat;
 mod journal;
+mod journal_change;
 mod namespaces;
 mod open;
 mod prepare;
@@ -23,10 +24,13 @@ pub use copies::{Inspection, inspect};
 pub(crate) use copies::{layout_of, read_superblock, read_table, superblock_may_be_cut, table_copies};
 pub use create::{CreateOptions, create};
 pub use heat::{HeatKind, HeatRange};
+pub use journal::JournalFound;
 pub(crate) use journal::own_journal;
-pub use journal::{JournalFound, add_journal, give_journal};
+pub use journal_change::{add_journal, give_journal};
 pub use namespaces::NamespaceSpec;
 pub(crate) use open::find_staged;
 pub use open::{OpenOptions, Pool};
 pub use prepare::prepare;
-pub use status::{JournalStatus, NamespaceJournal, NamespaceStatus, PoolStatus, RecentStatus, WrittenStatus};
+pub use status::{
+    Bypassed, JournalStatus, NamespaceJournal, NamespaceStatus, PoolStatus, RecentStatus, WrittenStatus,
+};

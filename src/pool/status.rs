@@ -7,6 +7,7 @@ use crate::core::scrub::ScrubStatus;
 use crate::core::{Core, Fullness, Reading, RecompressStatus, Written};
 use crate::format::leaf::LEAF_BYTES;
 use crate::format::superblock::Superblock;
+use crate::journal::Bypass;
 use crate::limits::{BLOCK_SIZE, JOURNAL_SEGMENT_BYTES};
 use crate::log::SegmentState;
 
@@ -196,8 +197,30 @@ pub struct NamespaceJournal {
     pub destaged_percent: f64,
     /// Written past the journal.
     pub bypassed: u64,
+    /// Of that, by reason.
+    #[serde(default)]
+    pub bypassed_as: Bypassed,
     /// There now.
     pub resident: u64,
+}
+
+/// Why bytes were written past a journal. Bytes of blocks, before compression.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bypassed {
+    /// Zeros, which take no payload in the pool: what new log files are filled with.
+    pub zeros: u64,
+    /// Large requests.
+    pub large: u64,
+    /// Much written without a flush.
+    pub load: u64,
+    /// Over what had not been written for long.
+    pub cold: u64,
+    /// The first to a range of LBAs, which the pool has to note before.
+    pub first: u64,
+    /// The journal had no room.
+    pub full: u64,
+    /// The journal was being drained, or the pool's replay was at its bound.
+    pub closed: u64,
 }
 
 /// Figures of a namespace. All sizes in bytes; traffic since the pool was opened.
@@ -300,7 +323,7 @@ impl Pool {
 
 impl Pool {
     fn journal_status(&self) -> Option<JournalStatus> {
-        let (name, tier0) = (self.journal.borrow(), self.core.tier0.as_ref()?);
+        let (name, tier0) = (self.journal.borrow(), self.core.tier0()?);
         let state = self.core.state.borrow();
         let table = &state.log.journal;
         Some(JournalStatus {
@@ -344,6 +367,38 @@ fn written_status(written: &Written, total: u64) -> WrittenStatus {
     }
 }
 
+fn namespace_journal(namespace: &crate::core::Namespace) -> NamespaceJournal {
+    let stats = &namespace.stats;
+    let (acknowledged, destaged) = (stats.journal_acknowledged.get(), stats.journal_destaged.get());
+    let bypassed_as = Bypassed {
+        zeros: stats.bypassed(Bypass::Zeros),
+        large: stats.bypassed(Bypass::Large),
+        load: stats.bypassed(Bypass::Load),
+        cold: stats.bypassed(Bypass::Cold),
+        first: stats.bypassed(Bypass::Unmarked),
+        full: stats.bypassed(Bypass::Full),
+        closed: stats.bypassed(Bypass::Closed),
+    };
+    NamespaceJournal {
+        acknowledged,
+        died: stats.journal_left.get() - destaged,
+        destaged,
+        destaged_percent: 100.0 * ratio(destaged, acknowledged),
+        bypassed: bypassed_as.total(),
+        bypassed_as,
+        resident: namespace.on_journal * u64::from(BLOCK_SIZE),
+    }
+}
+
+impl Bypassed {
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let Self { zeros, large, load, cold, first, full, closed } = self;
+        zeros + large + load + cold + first + full + closed
+    }
+}
+
 fn namespace_status(namespace: &crate::core::Namespace) -> NamespaceStatus {
     let entry = &namespace.entry;
     NamespaceStatus {
@@ -359,15 +414,7 @@ fn namespace_status(namespace: &crate::core::Namespace) -> NamespaceStatus {
         read: namespace.stats.read.get(),
         discarded: namespace.stats.discarded.get(),
         stored: namespace.stats.stored.get(),
-        journal: NamespaceJournal {
-            acknowledged: namespace.stats.journal_acknowledged.get(),
-            died: namespace.stats.journal_left.get() - namespace.stats.journal_destaged.get(),
-            destaged: namespace.stats.journal_destaged.get(),
-            destaged_percent: 100.0
-                * ratio(namespace.stats.journal_destaged.get(), namespace.stats.journal_acknowledged.get()),
-            bypassed: namespace.stats.journal_bypassed.get(),
-            resident: namespace.on_journal * u64::from(BLOCK_SIZE),
-        },
+        journal: namespace_journal(namespace),
     }
 }
 

@@ -25,10 +25,14 @@ use crate::limits::BLOCK_SIZE;
 use crate::log::segments::SummaryState;
 use crate::media::Media;
 use crate::pmem::{Journal, JournalKind};
-use crate::pool::{CreateOptions, JournalFound, NamespaceSpec, OpenOptions, Pool, create, find_staged};
+use crate::pool::{
+    CreateOptions, JournalFound, NamespaceSpec, OpenOptions, Pool, create, find_staged, read_superblock,
+};
 use crate::staging::{Region, StagingStore};
 use crate::units::{Lba, PoolId, SessionId};
 
+/// Where the journal is.
+const PATH: &str = "/dev/pmem0";
 /// The device and inode number of the simulated medium.
 const IDENTITY: (u64, u64) = (1, 1);
 
@@ -72,7 +76,16 @@ fn journal(host: &Host) -> Option<Journal> {
     }
 }
 
+/// The host's journal, if the pool that this daemon opens has one.
+async fn own_journal(host: &Host) -> Result<Option<Journal>> {
+    if host.journal_late && read_superblock(&media(host)).await?.0.journal.is_none() {
+        return Ok(None);
+    }
+    Ok(journal(host))
+}
+
 async fn open(host: &Host) -> Result<Rc<Pool>> {
+    let journal = own_journal(host).await?;
     let staging = SimStaging { memory: host.shared_memory.clone(), death: host.death.clone(), newest: None };
     let options = OpenOptions {
         root_key: root_key(),
@@ -80,7 +93,7 @@ async fn open(host: &Host) -> Result<Rc<Pool>> {
         identity: IDENTITY,
         codec: CodecPool::simulated(host.env.clone()),
         bounds: bounds(host),
-        journal: journal(host).map(JournalFound::Here),
+        journal: journal.map(JournalFound::Here),
         accept_journal_loss: host.journal_lost,
     };
     let pool = Pool::open(&host.env, &media(host), Box::new(staging), options).await?;
@@ -110,7 +123,7 @@ async fn check_pool(host: &Host) -> Result<()> {
         // that it is missing is damage, and nobody denies it
         return Ok(());
     }
-    let found = journal(host).map(JournalFound::Here);
+    let found = own_journal(host).await?.map(JournalFound::Here);
     let report = check(&media(host), found, staged, |_, _| ()).await?;
     if report.damage.is_empty() {
         return Ok(());
@@ -166,7 +179,7 @@ impl Subject for Engine {
                 root_key: &root_key,
                 pool: None,
                 now_unix: 0,
-                journal: journal(&host).map(|journal| (journal, Path::new("/dev/pmem0"))),
+                journal: journal(&host).filter(|_| !host.journal_late).map(|journal| (journal, Path::new(PATH))),
             };
             create(&host.env, &media(&host), &options).await?;
             let pool = open(&host).await?;
@@ -185,7 +198,7 @@ impl Subject for Engine {
             }
             let pool = open(&host).await?;
             let clients = names.iter().map(|name| pool.client(name)).collect::<Result<_>>()?;
-            let serving: Rc<dyn Serving> = Rc::new(ServedPool { pool, clients });
+            let serving: Rc<dyn Serving> = Rc::new(ServedPool { pool, clients, host });
             Ok(serving)
         })
     }
@@ -194,6 +207,7 @@ impl Subject for Engine {
 struct ServedPool {
     pool: Rc<Pool>,
     clients: Vec<NamespaceClient>,
+    host: Host,
 }
 
 impl Serving for ServedPool {
@@ -209,8 +223,28 @@ impl Serving for ServedPool {
     fn drain(&self) -> Local<Result<()>> {
         let pool = self.pool.clone();
         Box::pin(async move {
-            match pool.core().tier0 {
+            match pool.core().tier0() {
                 Some(_) => pool.drain_journal().await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn give_journal(&self) -> Local<Result<()>> {
+        let (pool, journal) = (self.pool.clone(), journal(&self.host));
+        Box::pin(async move {
+            match journal.filter(|_| pool.core().tier0().is_none()) {
+                Some(journal) => pool.add_journal(journal, Path::new(PATH)).await.map(drop),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn take_journal(&self) -> Local<Result<()>> {
+        let pool = self.pool.clone();
+        Box::pin(async move {
+            match pool.core().tier0() {
+                Some(_) => pool.remove_journal().await,
                 None => Ok(()),
             }
         })
@@ -262,9 +296,9 @@ impl Serving for ServedPool {
             ("leaves missed", core.stats.map_misses.get()),
             ("leaves let go of", core.stats.leaves_detached.get()),
             ("full images", u64::from(state.root.image > 0)),
-            ("journal segments destaged", core.tier0.as_ref().map_or(0, |tier0| tier0.destaged_segments.get())),
+            ("journal segments destaged", core.tier0().map_or(0, |tier0| tier0.destaged_segments.get())),
             ("segments scrubbed", u64::from(core.scrub.status().segments_done)),
-            ("journal batches", core.tier0.as_ref().map_or(0, |tier0| tier0.persists.get())),
+            ("journal batches", core.tier0().map_or(0, |tier0| tier0.persists.get())),
         ]
     }
 }

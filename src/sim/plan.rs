@@ -79,6 +79,8 @@ pub struct JournalPlan {
     pub lost: bool,
     /// When it is drained.
     pub drains: Drains,
+    /// The pool begins without it; daemons give it and take it away again while hosts write.
+    pub comes_late: bool,
 }
 
 impl JournalPlan {
@@ -88,7 +90,7 @@ impl JournalPlan {
         let (kind, lost) = (kinds[rng.usize(0..8).min(3)], rng.u8(0..4) == 0);
         let segments = [16, 16, 24, 48][rng.usize(0..4)];
         let drains = if rng.bool() { Drains::Sometimes } else { Drains::Never };
-        kind.map(|kind| Self { kind, segments, lost, drains })
+        kind.map(|kind| Self { kind, segments, lost, drains, comes_late: false })
     }
 }
 
@@ -187,8 +189,15 @@ impl Plan {
     pub fn with_journal(seed: u64, lost: bool) -> Self {
         let kind = [JournalKind::Memory, JournalKind::Memory, JournalKind::Block][index(seed % 3)];
         let drains = if seed.is_multiple_of(2) { Drains::Sometimes } else { Drains::Never };
-        let journal = Some(JournalPlan { kind, segments: [16, 24, 48][index(seed / 3 % 3)], lost, drains });
+        let segments = [16, 24, 48][index(seed / 3 % 3)];
+        let journal = Some(JournalPlan { kind, segments, lost, drains, comes_late: false });
         Self { journal, ..Self::of(seed) }
+    }
+
+    /// The same plan, but that the pool begins without its journal.
+    #[must_use]
+    pub fn with_journal_late(self) -> Self {
+        Self { journal: self.journal.map(|journal| JournalPlan { comes_late: true, ..journal }), ..self }
     }
 
     /// The plan of a seed, of one kind: for what only that kind brings about often.
@@ -251,7 +260,7 @@ impl Plan {
     #[must_use]
     pub fn short_with_journal(seed: u64, kind: JournalKind) -> Self {
         let plan = Self::short(seed);
-        let journal = Some(JournalPlan { kind, segments: 16, lost: false, drains: Drains::Always });
+        let journal = Some(JournalPlan { kind, segments: 16, lost: false, drains: Drains::Always, comes_late: false });
         // the first write of a leaf has it marked; pauses let that happen before the last one
         let habits = Habits { weights: [1, 10, 2, 0, 0], requests: 6..12, pause_ns: 2_000_000, ..plan.habits };
         Self { habits, journal, ..plan }

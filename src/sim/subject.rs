@@ -45,6 +45,8 @@ pub struct Host {
     pub journal: Option<HostJournal>,
     /// The journal is lost, and given up.
     pub journal_lost: bool,
+    /// The pool begins without its journal.
+    pub journal_late: bool,
     /// Memory that outlives the daemon.
     pub shared_memory: Rc<RefCell<SharedMemory>>,
     /// Changes with every start of the machine.
@@ -77,6 +79,14 @@ pub trait Serving {
     fn stop(&self) -> Local<Result<()>>;
     /// Moves everything out of its journal, if it has one.
     fn drain(&self) -> Local<Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+    /// Gives the pool the host's journal, unless it has it, or it is lost.
+    fn give_journal(&self) -> Local<Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+    /// Takes the journal away from the pool, if it has one.
+    fn take_journal(&self) -> Local<Result<()>> {
         Box::pin(async { Ok(()) })
     }
     /// Begins to read back and verify everything in use, if it can.

@@ -34,7 +34,7 @@ use crate::env::{Env, Executor, FileId, Reactor, Rng as EnvRng};
 use crate::error::Result;
 use crate::format::journal::JournalHeader;
 
-use fate::{Drain, drained};
+use fate::{Drain, drained, given, taken};
 
 /// Simulated time a life may last at most.
 const LIFE_NS_MAX: u64 = 600_000_000_000;
@@ -230,6 +230,7 @@ impl<'a> World<'a> {
             size: self.plan.pool_bytes,
             journal: self.journal.clone(),
             journal_lost: self.journal_lost,
+            journal_late: self.plan.journal.is_some_and(|journal| journal.comes_late),
             shared_memory: self.shared_memory.clone(),
             boot: self.boot,
             death: death.clone(),
@@ -371,14 +372,26 @@ impl Life {
                 host.env.spawner.spawn(client)
             })
             .collect();
-        if drain == Drain::Meanwhile {
-            desk.hold(&host.death, drained(&*pool, well).await);
+        match drain {
+            Drain::Meanwhile => desk.hold(&host.death, drained(&*pool, well).await),
+            Drain::Comes | Drain::Swaps => desk.hold(&host.death, given(&*pool, well).await),
+            Drain::GoesAndComes => {
+                host.env.sleep_ns(rng.u64(1..5_000_000)).await;
+                desk.hold(&host.death, taken(&*pool, well).await);
+                desk.hold(&host.death, given(&*pool, well).await);
+            }
+            Drain::Never | Drain::Afterwards => {}
         }
         for client in clients {
             client.await;
         }
-        if drain == Drain::Afterwards {
-            desk.hold(&host.death, drained(&*pool, well).await);
+        match drain {
+            Drain::Afterwards => desk.hold(&host.death, drained(&*pool, well).await),
+            Drain::Swaps => {
+                desk.hold(&host.death, taken(&*pool, well).await);
+                desk.hold(&host.death, given(&*pool, well).await);
+            }
+            Drain::Never | Drain::Meanwhile | Drain::Comes | Drain::GoesAndComes => {}
         }
         if well && pool.scrub_damage() > 0 {
             desk.hold(

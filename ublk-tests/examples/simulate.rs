@@ -35,6 +35,9 @@ struct Arguments {
     /// The journal is lost at some time. Needs --journal.
     #[arg(long, requires = "journal")]
     journal_lost: bool,
+    /// The pool begins without its journal, which comes and goes while hosts write. Needs --journal.
+    #[arg(long, requires = "journal")]
+    journal_late: bool,
     /// How media fail.
     #[arg(long, default_value_t = Failing::Never)]
     failing: Failing,
@@ -100,6 +103,9 @@ fn work(arguments: &Arguments, next: &AtomicU64, totals: &Totals) {
         };
         if arguments.journal {
             plan.journal = Plan::with_journal(seed, arguments.journal_lost).journal;
+        }
+        if arguments.journal_late {
+            plan = plan.with_journal_late();
         }
         plan.verbose = arguments.verbose;
         match run(&Engine::new(), &plan) {

@@ -68,9 +68,6 @@ fn a_pool_is_given_a_journal_and_gives_it_up() {
     let place = Place::with_namespace();
     let journal = format!("{}:16M", place.text("journal"));
     let add = ["--journal", &journal, "--journal-volatile"];
-    let daemon = place.serve();
-    place.on_pool("journal add", add).failed(1, "is served");
-    daemon.terminate();
     assert!(place.on_pool("journal add", add).done().contains("added"));
     place
         .on_pool("journal add", ["--journal", &place.text("journal"), "--journal-volatile", "--force"])
@@ -88,6 +85,58 @@ fn a_pool_is_given_a_journal_and_gives_it_up() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.contains("are lost") && text.contains("no namespace \"none\""), "{text}");
     assert_eq!(place.serve().terminate(), 0, "the pool has no journal any more");
+}
+
+#[test]
+fn a_pool_that_is_served_is_given_journals() {
+    let place = Place::with_namespace();
+    let bytes = sample(256 << 10, 5);
+    let daemon = place.serve();
+    let add = |journal: &str| place.on_pool("journal add", ["--journal", journal, "--journal-volatile"]);
+    // refused, and the pool goes on without one
+    add(&place.text("none")).failed(2, "PATH:SIZE");
+    add(&format!("{}:1M", place.text("small"))).failed(1, "too small");
+    assert!(!place.path("small").exists(), "a file that was made for nothing goes");
+    std::fs::write(place.path("full"), vec![1; 8 << 20]).expect("a file beside the pool");
+    add(&place.text("full")).failed(1, "--force");
+    add(&place.pool()).failed(1, "in use");
+    assert!(place.status()["pool"]["journal"].is_null());
+
+    // a file beside the pool, by whatever it is on; then, if there is one, in memory; the file again
+    let memory = tempfile::NamedTempFile::new_in("/dev/shm").ok();
+    let mut journals = vec![format!("{}:16M", place.text("journal"))];
+    if let Some(memory) = &memory {
+        memory.as_file().set_len(16 << 20).expect("memory");
+        let path = memory.path().to_str().expect("a path of ours");
+        place.on_pool("journal add", ["--journal", path]).failed(1, "--journal-volatile");
+        journals.push(path.to_owned());
+    }
+    let count = journals.len();
+    for (at, journal) in journals.iter().enumerate() {
+        let added = add(journal).done();
+        assert!(added.starts_with("journal ") && added.ends_with(") added\n"), "{added}");
+        add(&place.text("full")).failed(1, "already");
+        for _ in 0..3 {
+            write_small(&place, daemon.uri(), &bytes);
+        }
+        let figures = &place.status()["pool"]["journal"];
+        assert!(figures["resident"].as_u64() > Some(0) && figures["written"].as_u64() > Some(0), "{figures}");
+        if at + 1 < count {
+            place.on_pool("journal remove", []).done();
+        }
+    }
+    daemon.kill();
+    let daemon = place.serve();
+    assert_eq!(read(&place, daemon.uri(), bytes.len()), bytes);
+    // the daemon has let go of what it took away
+    place.on_pool("journal remove", []).done();
+    place.on_pool("journal add", ["--journal", &place.text("journal"), "--journal-volatile", "--force"]).done();
+    write_small(&place, daemon.uri(), &bytes);
+    let text = place.on_pool("status", []).done();
+    assert!(text.contains("PAST THE JOURNAL") && text.contains("ZEROS"), "{text}");
+    assert_eq!(read(&place, daemon.uri(), bytes.len()), bytes);
+    assert_eq!(daemon.terminate(), 0);
+    assert!(place.on_pool("check", []).done().contains("fragments in use"));
 }
 
 #[test]

@@ -331,6 +331,81 @@ fn a_journal_is_drained_and_removed_while_the_pool_is_served() {
     });
 }
 
+/// Given while the pool is served, taken away and given again; what is in it is there after a kill.
+#[test]
+fn a_journal_comes_and_goes_while_the_pool_is_served() {
+    let place = Place::new(64 << 20, 8 << 20, spec(4096));
+    let path = place.journal.clone();
+    place.live(move |pool, client, env| async move {
+        pool.remove_journal().await.unwrap();
+        for version in 1..4 {
+            commit(&client, 0, 1, version).await;
+            assert_eq!(pool.status().journal, None);
+            pool.add_journal(journal(&path), &path).await.unwrap();
+            let refused = pool.add_journal(journal(&path), &path).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Exists, "{refused}");
+            // the first one has the leaf marked
+            commit(&client, 1, 1, version).await;
+            env.sleep_ns(50_000_000).await;
+            for lba in 2..300 {
+                commit(&client, lba, 1, version).await;
+            }
+            expect(&client, 299, version).await;
+            let status = pool.status().journal.unwrap();
+            assert!(status.resident >= 200 * 4096 && status.segments_free < status.segments, "{status:?}");
+            if version < 3 {
+                pool.remove_journal().await.unwrap();
+            }
+        }
+    });
+    place.live(|pool, client, _| async move {
+        for lba in 0..300 {
+            expect(&client, lba, 3).await;
+        }
+        assert_eq!(pool.status().corrupt, 0);
+        pool.stop().await.unwrap();
+    });
+}
+
+/// New files of a log: filled with zeros in large writes without a flush, then written once in commits of which some are
+/// large, then again when all had their turn.
+#[test]
+fn a_log_of_files_is_recognised() {
+    let (file, files) = (1024, 6);
+    let place = Place::new(128 << 20, 64 << 20, spec(file * files));
+    place.live(move |pool, client, env| async move {
+        let figures = || pool.status().namespaces[0].journal;
+        let write_all = |round: u64| {
+            let client = client.clone();
+            async move {
+                let (mut lba, mut turn) = (0, round);
+                while lba < file * files {
+                    let blocks = [2, 4, 2, 32][usize::try_from(turn % 4).unwrap()].min(file * files - lba);
+                    commit(&client, lba, blocks, round).await;
+                    (lba, turn) = (lba + blocks, turn + 1);
+                }
+            }
+        };
+        for lba in (0..file * files).step_by(32) {
+            ask(&client, WRITE, lba * 4096, 32 * 4096, Some(vec![0; 32 * 4096])).await.0.unwrap();
+        }
+        let filled = figures();
+        assert_eq!((filled.acknowledged, filled.bypassed_as.zeros), (0, file * files * 4096));
+        // a commit beside a fill is none the less one
+        commit(&client, 0, 1, 0).await;
+        env.sleep_ns(50_000_000).await;
+        write_all(1).await;
+        let first = figures();
+        write_all(2).await;
+        let second = figures();
+        println!("filled {filled:?}\nfirst {first:?}\nsecond {second:?}");
+        assert_eq!((second.bypassed_as.cold, second.bypassed_as.load, second.bypassed_as.full), (0, 0, 0));
+        let passed = second.bypassed - first.bypassed;
+        assert!(passed * 50 <= file * files * 4096, "{passed} bytes of the second round");
+        pool.stop().await.unwrap();
+    });
+}
+
 /// Where batches start in a journal's bytes, in the order of their numbers.
 fn batches(bytes: &[u8]) -> Vec<usize> {
     let starts = (256 << 10..bytes.len()).step_by(4096).filter(|at| bytes[*at..].starts_with(b"PLCb"));

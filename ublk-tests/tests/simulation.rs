@@ -204,6 +204,32 @@ fn a_death_at_every_step_of_recovery_with_a_journal() {
     }
 }
 
+/// A journal that comes and goes while hosts write, dies with its daemon, loses power, is lost, or meets media that fail.
+#[test]
+fn journals_that_come_while_the_pool_is_served() {
+    let count = number("PLICA_SIM_SEEDS", 1340) / 10;
+    green_all(0..count, |seed| Plan::with_journal(seed, seed % 4 == 3).with_journal_late());
+    green_all(0..count / 2, |seed| {
+        Plan { failing: Failing::Errors, ..Plan::with_journal(seed * 3 + 2, false) }.with_journal_late()
+    });
+    green_all(0..count / 2, |seed| {
+        Plan { failing: Failing::Silently, ..Plan::with_journal(seed, false) }.with_journal_late()
+    });
+}
+
+/// Given to a pool that is served, written to, taken away and given again.
+#[test]
+fn a_death_at_every_step_of_a_life_that_a_journal_comes_to() {
+    for kind in JOURNALS {
+        for seed in 0..number("PLICA_SIM_SWEEPS", 4) {
+            let plan = Plan::short_with_journal(seed, kind).with_journal_late();
+            let marks = run_planned(&plan).marks;
+            assert!(marks["writes persistent at once"] > 0, "seed {seed} on {kind:?}: {marks:?}");
+            swept(&plan, Steps::Life, 7);
+        }
+    }
+}
+
 #[test]
 fn journals_that_are_lost() {
     let count = number("PLICA_SIM_SEEDS", 1340) / 10;

@@ -36,6 +36,23 @@ impl SegmentTable {
         table
     }
 
+    /// The segments of a journal that was just given to the pool: all of them are free, and are opened in generations above
+    /// `used`.
+    #[must_use]
+    pub fn of_new_journal(count: usize, used: Generation) -> Self {
+        let mut table = Self::new(vec![Generation(0); count], OpNo(0));
+        table.usage_known = true;
+        table.floor = Generation(used.0 + 1);
+        table
+    }
+
+    /// The highest generation that a segment has, or had before this session.
+    #[must_use]
+    pub fn highest_generation(&self) -> Generation {
+        let highest = self.infos.iter().map(|info| info.generation.0).max().unwrap_or(0);
+        Generation(highest.max(self.floor.0.saturating_sub(1)))
+    }
+
     /// Opens a free segment.
     pub fn open_free(&mut self, now_ns: u64) -> Option<SegmentId> {
         let id = self.free.pop_front()?;
@@ -126,6 +143,19 @@ mod tests {
         table.reclaim(OpNo(50), OpNo(0));
         assert_eq!(table.open_free(7), Some(SegmentId(0)));
         assert_eq!(table.get(SegmentId(0)).generation, Generation(9));
+    }
+
+    #[test]
+    fn a_new_journal_is_free_and_opens_above_the_one_before_it() {
+        let mut first = SegmentTable::of_new_journal(2, SegmentTable::of_journal(&[]).highest_generation());
+        assert!(first.usage_known() && first.free_count() == 2);
+        assert_eq!(first.open_free(1), Some(SegmentId(0)));
+        let used = first.highest_generation();
+        assert_eq!(first.get(SegmentId(0)).generation, used);
+        let mut second = SegmentTable::of_new_journal(1, used);
+        assert_eq!(second.highest_generation(), used, "also when nothing was opened");
+        assert_eq!(second.open_free(2), Some(SegmentId(0)));
+        assert_eq!(second.get(SegmentId(0)).generation, Generation(used.0 + 1));
     }
 
     #[test]

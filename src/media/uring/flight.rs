@@ -1,7 +1,8 @@
 //! One operation in the kernel's hands: its submission entry, and what a result means for it.
 //!
-//! **Invariants.** A flight owns its buffer, and keeps its medium open, from submission to its last completion. Block I/O ends whole or with an
-//! error: a short transfer goes on from the last whole block. Retries without progress are bounded (I10).
+//! **Invariants.** A flight owns its buffer, and keeps its medium open, from submission to its last completion. Block I/O
+//! ends whole or with an error: a short transfer goes on from the last whole block. Retries without progress are bounded
+//! (I10).
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;

@@ -2,7 +2,7 @@
 //! drains of it.
 
 use super::World;
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Result};
 use crate::format::journal::{JOURNAL_FRONT_BYTES, journal_segment};
 use crate::sim::death::{Death, Point};
 use crate::sim::fault::{Fault, FaultKind};
@@ -12,12 +12,18 @@ use crate::sim::sink::lock;
 use crate::sim::subject::{HostJournal, Serving};
 use crate::units::SegmentId;
 
-/// When a life drains the journal.
+/// When a life drains the journal, or gives and takes one that comes late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drain {
     Never,
     Meanwhile,
     Afterwards,
+    /// It is given while hosts write.
+    Comes,
+    /// It is taken away and given again while hosts write.
+    GoesAndComes,
+    /// It is given while hosts write, taken away when they are done, and given again.
+    Swaps,
 }
 
 impl World<'_> {
@@ -36,7 +42,13 @@ impl World<'_> {
 
     /// When the coming life drains the journal.
     pub(super) fn drain(&mut self) -> Drain {
+        let comes_late = self.plan.journal.is_some_and(|journal| journal.comes_late);
         match self.plan.journal.map_or(Drains::Never, |journal| journal.drains) {
+            Drains::Never if comes_late => Drain::Comes,
+            Drains::Always if comes_late => Drain::Swaps,
+            Drains::Sometimes if comes_late => {
+                [Drain::Never, Drain::Comes, Drain::GoesAndComes, Drain::Swaps][self.drains.usize(0..4)]
+            }
             Drains::Never => Drain::Never,
             Drains::Always => Drain::Afterwards,
             Drains::Sometimes => {
@@ -136,8 +148,22 @@ impl World<'_> {
 
 /// Drains the journal. A full pool, or one that has become read-only, keeps what is there.
 pub(super) async fn drained(pool: &dyn Serving, well: bool) -> std::result::Result<(), String> {
-    match pool.drain().await {
-        Err(error) if well && error.kind() != ErrorKind::NoSpace => Err(format!("draining failed: {error}")),
+    judged("draining", pool.drain().await, well)
+}
+
+/// Gives the pool its journal, unless it has it.
+pub(super) async fn given(pool: &dyn Serving, well: bool) -> std::result::Result<(), String> {
+    judged("giving a journal", pool.give_journal().await, well)
+}
+
+/// Takes the journal away. A full pool keeps it.
+pub(super) async fn taken(pool: &dyn Serving, well: bool) -> std::result::Result<(), String> {
+    judged("taking the journal away", pool.take_journal().await, well)
+}
+
+fn judged(what: &str, result: Result<()>, well: bool) -> std::result::Result<(), String> {
+    match result {
+        Err(error) if well && error.kind() != ErrorKind::NoSpace => Err(format!("{what} failed: {error}")),
         _ => Ok(()),
     }
 }
