@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fmt::Write as _,
-    io::{Read, Write as _},
+    io::{BufRead, BufReader, Read, Write as _},
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -134,6 +134,31 @@ impl Cmd {
         Ok(Background { name: self.to_string(), child, pipes: Some((out, err)) })
     }
 
+    /// Runs it in the background: `says` is what it reads from standard input, as fast as it takes it, and `hears` is told
+    /// every line of its standard output at once.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn converse(
+        &self,
+        says: impl Iterator<Item = String> + Send + 'static,
+        mut hears: impl FnMut(&str) + Send + 'static,
+    ) -> Result<Background> {
+        let mut child = self.spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // Until it ends: then nobody reads any more.
+            thread::spawn(move || says.into_iter().try_for_each(|text| stdin.write_all(text.as_bytes())).ok());
+        }
+        let out = child.stdout.take();
+        let out = thread::spawn(move || {
+            let lines = out.into_iter().flat_map(|out| BufReader::new(out).lines()).map_while(|line| line.ok());
+            lines.for_each(|line| hears(&line));
+            Vec::new()
+        });
+        let err = collect(child.stderr.take());
+        Ok(Background { name: self.to_string(), child, pipes: Some((out, err)) })
+    }
+
     fn spawn(&self) -> Result<Child> {
         Command::new(&self.argv[0])
             .args(&self.argv[1..])
@@ -193,6 +218,15 @@ impl Background {
             // It may have ended already.
             kill_process_group(group, signal).ok();
         }
+    }
+
+    /// Kills it and its children; all that it had printed has been heard then.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn end(self) -> Result<Output> {
+        self.signal(Signal::KILL);
+        self.finish(Duration::from_secs(30))
     }
 
     /// Waits for its end.
@@ -257,6 +291,22 @@ mod tests {
         assert_eq!((output.status.code(), output.out.as_str(), output.err.as_str()), (Some(3), "given", "err\n"));
         let said = sh("echo why >&2; false").ok().unwrap_err().to_string();
         assert!(said.contains("exit status 1") && said.contains("why"), "{said}");
+    }
+
+    #[test]
+    fn what_is_said_in_a_conversation_is_heard_line_by_line() {
+        let (sender, heard) = std::sync::mpsc::channel();
+        let numbers = (0_u64..).map(|n| format!("{n}\n"));
+        let talk = sh("while read -r n; do echo \"got $n\"; done").converse(numbers, move |line| {
+            sender.send(line.to_owned()).ok();
+        });
+        let talk = talk.unwrap();
+        let lines: Vec<String> = heard.iter().take(3).collect();
+        assert_eq!(lines, ["got 0", "got 1", "got 2"]);
+        talk.end().unwrap();
+        // all that was said came before the end
+        let rest = heard.try_iter().collect::<Vec<_>>();
+        assert!(rest.iter().enumerate().all(|(index, line)| *line == format!("got {}", index + 3)), "{rest:?}");
     }
 
     #[test]

@@ -185,8 +185,8 @@ impl Pool {
     /// When there is no such program.
     pub fn plica<const N: usize>(&self, args: [&str; N]) -> Result<Cmd> {
         let command = Cmd::new(binaries::plica()?).args(args);
-        // Only what speaks to a daemon knows the option.
-        let speaks = matches!(args.first(), Some(&("status" | "stop" | "namespace")));
+        // Only what speaks to a daemon, or looks at what one has left, knows the option.
+        let speaks = matches!(args.first(), Some(&("status" | "stop" | "namespace" | "check")));
         Ok(match self.run_dir() {
             Some(run_dir) if speaks => command.arg("--run-dir").arg(run_dir),
             _ => command,

@@ -10,15 +10,11 @@ pub mod files;
 mod filesystem;
 mod journal;
 mod many;
-mod mariadb;
 mod nbd_client;
 mod postgres;
 mod verify;
 
 use std::path::{Path, PathBuf};
-
-pub use mariadb::{MAKE_FILESYSTEM, MARIADB_AFTER, MARIADB_BEFORE, MariaDb};
-pub use postgres::{AFTER_CUT, BEFORE_CUT, Cluster};
 
 use crate::{
     Failure, Result,

@@ -21,11 +21,9 @@ use std::{
 use ublk_tests::{
     Failure, Result, binaries,
     command::Cmd,
+    database::{AFTER_CUT, BEFORE_CUT, MARIADB_AFTER, MARIADB_BEFORE},
     log_writes::{Keep, Log, Tally, cut},
-    scenario::{
-        AFTER_CUT, BEFORE_CUT, MARIADB_AFTER, MARIADB_BEFORE,
-        files::{FILES_AFTER, FILES_BEFORE},
-    },
+    scenario::files::{FILES_AFTER, FILES_BEFORE},
     vm::Vm,
     workload::{Found, MARK_EVERY, Plan, Summary, Witness, parse_found},
 };
@@ -192,6 +190,12 @@ fn postgres_with_a_journal_keeps_every_committed_row_over_power_cuts() {
 #[test]
 fn innodb_without_doublewrite_keeps_every_committed_row_over_power_cuts() {
     database_keeps_every_committed_row(Bench::new("InnoDB"), MARIADB_BEFORE, MARIADB_AFTER, rounds(3));
+}
+
+#[test]
+fn innodb_with_a_journal_keeps_every_committed_row_over_power_cuts() {
+    let bench = Bench::with_journal("InnoDB, journal");
+    database_keeps_every_committed_row(bench, MARIADB_BEFORE, MARIADB_AFTER, rounds(2));
 }
 
 fn database_keeps_every_committed_row(mut bench: Bench, before: &str, after: &str, rounds: u32) {

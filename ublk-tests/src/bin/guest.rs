@@ -6,8 +6,9 @@
 //!   ever; without a log if LOG is `-`
 //! - `cut-check POOL DIRECTORY SEED BLOCKS`: serves the pool and prints what each block is, and what its journal is on
 //! - `files-before KIND POOL DIRECTORY LOG FIRST [create]`, `files-after KIND POOL DIRECTORY DONE LAST`
-//! - `mariadb-before POOL DIRECTORY LOG FIRST [create]`, `mariadb-after POOL DIRECTORY`
-//! - `postgres-before POOL DIRECTORY LOG FIRST [create [JOURNAL]]`, `postgres-after POOL DIRECTORY`
+//! - `mariadb-before POOL DIRECTORY LOG FIRST [create [JOURNAL]]`, `mariadb-after POOL DIRECTORY`
+//! - `postgres-before POOL DIRECTORY LOG FIRST [create [JOURNAL]]`, `postgres-after POOL DIRECTORY`; without a log if LOG
+//!   is `-`
 
 use std::{
     env,
@@ -19,8 +20,9 @@ use ublk_tests::{
     Failure, Result,
     command::sh,
     daemon::{Daemon, Namespace, Pool},
+    database::{self, Cluster, MariaDb},
     scenario::{
-        self, Cluster, MariaDb,
+        self,
         files::{self, FILES_AFTER, FILES_BEFORE},
     },
     workload::{self, Device, Plan},
@@ -79,14 +81,14 @@ fn command(args: &[&str]) -> Result<()> {
             println!("writes {end}");
             Ok(())
         }
-        [scenario::MARIADB_BEFORE, pool, directory, log, first, rest @ ..] => {
+        [database::MARIADB_BEFORE, pool, directory, log, first, rest @ ..] => {
             mariadb_before(pool, directory, log, number(first)?, rest)
         }
-        [scenario::MARIADB_AFTER, pool, directory] => mariadb_after(&Pool::at(*pool, *directory)),
-        [scenario::BEFORE_CUT, pool, directory, log, first, rest @ ..] => {
+        [database::MARIADB_AFTER, pool, directory] => mariadb_after(&Pool::at(*pool, *directory)),
+        [database::BEFORE_CUT, pool, directory, log, first, rest @ ..] => {
             postgres_before(pool, directory, log, number(first)?, rest)
         }
-        [scenario::AFTER_CUT, pool, directory] => postgres_after(&Pool::at(*pool, *directory)),
+        [database::AFTER_CUT, pool, directory] => postgres_after(&Pool::at(*pool, *directory)),
         _ => Err(Failure::new("unknown command; see the head of its source")),
     }
 }
@@ -110,7 +112,7 @@ fn mariadb_before(pool: &str, directory: &str, log: &str, first: u64, rest: &[&s
     let namespace = Namespace::new("data", "1G").option("--unit", "16K");
     let (_daemon, device, is_new) = begin(pool, directory, rest, &namespace)?;
     if is_new {
-        sh(format!("{} {}", scenario::MAKE_FILESYSTEM, device.display())).ok()?;
+        sh(format!("{} {}", database::MAKE_FILESYSTEM, device.display())).ok()?;
     }
     let database = mounted_database(&device)?;
     if is_new {
@@ -152,7 +154,7 @@ fn postgres_before(pool: &str, directory: &str, log: &str, first: u64, rest: &[&
         cluster.client("psql", "-qc 'create table witness (id bigint primary key)' postgres").ok()?;
     }
     let _load = cluster.client("pgbench", "-n -c 2 -T 600 postgres").limit(900).start()?;
-    cluster.witnessed_inserts(first, log)
+    cluster.witnessed_inserts(first, (log != "-").then_some(log))
 }
 
 fn postgres_after(pool: &Pool) -> Result<()> {

@@ -1,11 +1,12 @@
-//! MariaDB on a filesystem on the device: InnoDB with `O_DIRECT` and without its doublewrite buffer, which it can do without
-//! only where no page is ever torn.
+//! MariaDB in a mounted filesystem: InnoDB with `O_DIRECT` for pages and redo log, and mostly without its doublewrite
+//! buffer, which it can do without only where no page is ever torn.
 //!
 //! The filesystem keeps pages aligned and contiguous (clusters of 16 KiB), so that each page is a naturally aligned range
 //! of one request: what the device promises to write whole or not at all.
 
 use std::{path::PathBuf, thread, time::Duration};
 
+use super::{Database, ledger::Ledger};
 use crate::{
     Failure, Result,
     command::{Background, Cmd, sh},
@@ -23,15 +24,26 @@ pub const MAKE_FILESYSTEM: &str = "mkfs.ext4 -q -O bigalloc -C 16384";
 const START_TRIES: u32 = 600;
 const START_PAUSE: Duration = Duration::from_millis(200);
 
+/// Clients that make transfers at once.
+const CLIENTS: usize = 4;
+
 /// A database server in a mounted filesystem.
 pub struct MariaDb {
     data: PathBuf,
+    /// Pages are written twice, so that a torn one can be mended.
+    doublewrite: bool,
 }
 
 impl MariaDb {
-    /// The server with its data in `data`.
+    /// The server with its data in `data`, without a doublewrite buffer.
     pub fn at(data: impl Into<PathBuf>) -> Self {
-        Self { data: data.into() }
+        Self { data: data.into(), doublewrite: false }
+    }
+
+    /// With a doublewrite buffer, as on devices that tear pages.
+    #[must_use]
+    pub fn doublewrite(self) -> Self {
+        Self { doublewrite: true, ..self }
     }
 
     /// Makes it.
@@ -54,11 +66,14 @@ impl MariaDb {
     /// It does not answer in time; with its log.
     pub fn start(&self) -> Result<Background> {
         let data = self.data.display();
-        let options = "--no-defaults --user=root --skip-networking --innodb-flush-method=O_DIRECT --innodb-doublewrite=0 \
+        let options = "--no-defaults --user=root --skip-networking --innodb-flush-method=O_DIRECT \
                        --innodb-flush-log-at-trx-commit=1 --innodb-buffer-pool-size=32M --innodb-log-file-size=16M \
-                       --innodb-io-capacity=2000 --innodb-use-native-aio=0";
-        let server =
-            format!("exec mariadbd {options} --datadir={data} --socket={data}/s --pid-file={data}/pid 2> {data}/log");
+                       --innodb-log-file-buffering=0 --innodb-io-capacity=2000 --innodb-use-native-aio=0";
+        let doublewrite = u8::from(self.doublewrite);
+        let server = format!(
+            "exec mariadbd {options} --innodb-doublewrite={doublewrite} --datadir={data} --socket={data}/s \
+             --pid-file={data}/pid 2>> {data}/log"
+        );
         let mut server = sh(server).limit(1200).start()?;
         for _ in 0..START_TRIES {
             if self.sql("select 1").run()?.status.success() {
@@ -127,9 +142,7 @@ impl MariaDb {
     /// # Errors
     /// What is wrong.
     pub fn witnessed_rows(&self) -> Result<u64> {
-        let checked = self.sql("check table t.witness, t.load_ extended").ok()?;
-        let good = checked.lines().filter(|line| line.ends_with("status\tOK")).count();
-        ensure(good == 2, || format!("a table is damaged: {checked}"))?;
+        self.check(&["t.witness", "t.load_"])?;
         let line = self.sql("select count(*), coalesce(max(id) + 1, 0) from t.witness").ok()?;
         let (count, end) = line.trim().split_once('\t').unwrap_or_default();
         ensure(count == end, || format!("{count} rows below {end}"))?;
@@ -138,11 +151,79 @@ impl MariaDb {
         count.parse().map_err(|e| Failure::new(format!("{line}: {e}")))
     }
 
+    /// Every one of `tables` is whole, all its rows and indexes read.
+    ///
+    /// # Errors
+    /// Which is not.
+    pub fn check(&self, tables: &[&str]) -> Result<()> {
+        let checked = self.sql(&format!("check table {} extended", tables.join(", "))).ok()?;
+        let good = checked.lines().filter(|line| line.ends_with("status\tOK")).count();
+        ensure(good == tables.len(), || format!("a table is damaged: {checked}"))
+    }
+
     fn sql(&self, statements: &str) -> Cmd {
         sh(self.client("")).input(statements.to_owned()).limit(300)
     }
 
     fn client(&self, database: &str) -> String {
         format!("mariadb --no-defaults -u root -N -B --socket={}/s {database}", self.data.display())
+    }
+}
+
+/// A server with transfers between accounts, and pages rewritten all over beside them.
+pub struct LedgerOnMariaDb {
+    server: MariaDb,
+    running: Option<Background>,
+    ledger: Ledger,
+}
+
+impl LedgerOnMariaDb {
+    /// On this server.
+    #[must_use]
+    pub fn on(server: MariaDb) -> Self {
+        Self { server, running: None, ledger: Ledger::new("begin", CLIENTS) }
+    }
+
+    fn query(&self, statement: &str) -> Result<String> {
+        self.server.sql(&format!("use ledger; {statement}")).ok()
+    }
+}
+
+impl Database for LedgerOnMariaDb {
+    fn make(&mut self) -> Result<()> {
+        self.server.init()?;
+        let running = self.server.start()?;
+        self.server.fill()?;
+        self.server.sql("create database ledger").ok()?;
+        self.query(&self.ledger.tables())?;
+        self.server.stop(running)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        self.running = Some(self.server.start()?);
+        let settings = "select @@innodb_flush_method, @@innodb_log_file_buffering, @@innodb_doublewrite";
+        let expected = format!("O_DIRECT\t0\t{}", u8::from(self.server.doublewrite));
+        let found = self.query(settings)?;
+        ensure(found.trim() == expected, || format!("the server runs with {found:?}, not with {expected:?}"))
+    }
+
+    fn load(&mut self) -> Result<Vec<Background>> {
+        let client = || sh(format!("exec {} --unbuffered", self.server.client("ledger")));
+        let mut all = self.ledger.clients(client)?;
+        all.push(self.server.load()?);
+        Ok(all)
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.ledger.acknowledged()
+    }
+
+    fn verify(&mut self) -> Result<u64> {
+        self.server.check(&["ledger.witness", "ledger.account", "t.load_"])?;
+        self.ledger.verify(|statement| self.query(statement))
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.running.take().map_or(Ok(()), |running| self.server.stop(running))
     }
 }
