@@ -111,13 +111,16 @@ impl Mount {
     /// # Errors
     /// They do not go.
     pub fn kill_users(&self) -> Result<()> {
+        let mut killed = Vec::new();
         wait::until(&format!("the end of who uses {}", self.point.display()), STEP_LIMIT, || {
-            let users = users(&self.point);
-            for pid in &users {
+            for pid in users(&self.point) {
                 // One that has ended meanwhile needs no signal.
-                kill_process(*pid, Signal::KILL).ok();
+                kill_process(pid, Signal::KILL).ok();
+                killed.push(pid);
             }
-            Ok(users.is_empty().then_some(()))
+            // A server that starts takes one that is dead but not yet reaped for alive.
+            killed.retain(|pid| is_there(*pid));
+            Ok(killed.is_empty().then_some(()))
         })
     }
 
@@ -171,4 +174,12 @@ fn users(point: &Path) -> Vec<Pid> {
         uses(&entry.path()).then_some(pid)
     });
     numbers.collect()
+}
+
+/// Whether others see this process. A child of ours that has ended is not there: only we see it, and reap it when we want.
+fn is_there(pid: Pid) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())) else { return false };
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let is_ours = field("PPid:") == Some(&std::process::id().to_string());
+    !(is_ours && field("State:").is_some_and(|state| state.starts_with('Z')))
 }

@@ -25,7 +25,7 @@ use ublk_tests::{
 
 /// Transactions of each load before the daemon is killed, and how long it may take to make them.
 const TRANSACTIONS_MIN: u64 = 200;
-const LOAD_LIMIT: Duration = Duration::from_secs(60);
+const LOAD_LIMIT: Duration = Duration::from_secs(120);
 /// How long databases are left alone with a device that is dead.
 const DEAD: Duration = Duration::from_millis(300);
 
@@ -36,15 +36,15 @@ enum Journal {
     File,
 }
 
-/// A pool with a journal, served and mounted.
+/// A pool with a journal, served and mounted. A test that fails takes it down in the order of the fields.
 struct Bench {
+    mounts: Vec<Mount>,
+    daemon: Option<Daemon>,
+    pool: Pool,
+    namespaces: &'static [Name],
     directory: tempfile::TempDir,
     /// The journal's, when it is in memory.
     _memory: tempfile::TempDir,
-    pool: Pool,
-    namespaces: &'static [Name],
-    daemon: Option<Daemon>,
-    mounts: Vec<Mount>,
 }
 
 /// A namespace and how its filesystem is made.
@@ -77,7 +77,7 @@ impl Bench {
         let pool = pool.journal(&format!("{}:128M", place.join("journal").display()), volatile);
         let made = namespaces.iter().map(|n| Namespace::new(n.name, n.size).option("--unit", n.unit));
         pool.create(Some("3G"), &made.collect::<Vec<_>>())?;
-        let mut bench = Self { directory, _memory: memory, pool, namespaces, daemon: None, mounts: Vec::new() };
+        let mut bench = Self { mounts: Vec::new(), daemon: None, pool, namespaces, directory, _memory: memory };
         bench.serve()?;
         for (mount, name) in bench.mounts.iter().zip(namespaces) {
             mount.make(name.make)?;
