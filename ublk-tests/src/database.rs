@@ -24,7 +24,7 @@ mod sqlite;
 pub use mariadb::{LedgerOnMariaDb, MAKE_FILESYSTEM, MARIADB_AFTER, MARIADB_BEFORE, MariaDb};
 pub use postgres::{AFTER_CUT, BEFORE_CUT, Cluster, LedgerOnPostgres};
 pub use rocksdb::RocksDb;
-pub use sqlite::Sqlite;
+pub use sqlite::{SQLITE_AFTER, SQLITE_BEFORE, Sqlite};
 
 use crate::{Result, command::Background};
 

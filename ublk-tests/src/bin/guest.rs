@@ -4,11 +4,12 @@
 //! - `scenarios`: their names
 //! - `cut-run POOL DIRECTORY LOG SEED BLOCKS FIRST [create [JOURNAL]]`: (makes and) serves a pool, then the workload, for
 //!   ever; without a log if LOG is `-`
-//! - `cut-check POOL DIRECTORY SEED BLOCKS`: serves the pool and prints what each block is, and what its journal is on
+//! - `cut-check POOL DIRECTORY SEED BLOCKS`: serves the pool and prints what each block is, and what its journal is on;
+//!   so does `sqlite-after` with its journal
 //! - `files-before KIND POOL DIRECTORY LOG FIRST [create]`, `files-after KIND POOL DIRECTORY DONE LAST`
 //! - `mariadb-before POOL DIRECTORY LOG FIRST [create [JOURNAL]]`, `mariadb-after POOL DIRECTORY`
-//! - `postgres-before POOL DIRECTORY LOG FIRST [create [JOURNAL]]`, `postgres-after POOL DIRECTORY`; without a log if LOG
-//!   is `-`
+//! - `postgres-before POOL DIRECTORY LOG FIRST [create [JOURNAL]]`, `postgres-after POOL DIRECTORY`
+//! - `sqlite-before POOL DIRECTORY [create [JOURNAL]]`, `sqlite-after POOL DIRECTORY`
 
 use std::{
     env,
@@ -20,7 +21,7 @@ use ublk_tests::{
     Failure, Result,
     command::sh,
     daemon::{Daemon, Namespace, Pool},
-    database::{self, Cluster, MariaDb},
+    database::{self, Cluster, Database as _, MariaDb, Sqlite},
     scenario::{
         self,
         files::{self, FILES_AFTER, FILES_BEFORE},
@@ -59,10 +60,7 @@ fn command(args: &[&str]) -> Result<()> {
             let pool = Pool::at(*pool, *directory);
             let (daemon, device) = scenario::serve(&pool)?;
             let found = Device::open(&device)?.find(&plan(seed, blocks)?)?;
-            let journal = &pool.status()?["pool"]["journal"];
-            if let (Some(kind), Some(resident)) = (journal["kind"].as_str(), journal["resident"].as_u64()) {
-                println!("journal {kind} {resident}");
-            }
+            say_journal(&pool)?;
             daemon.stop()?;
             workload::print_found(&found)
         }
@@ -89,6 +87,8 @@ fn command(args: &[&str]) -> Result<()> {
             postgres_before(pool, directory, log, number(first)?, rest)
         }
         [database::AFTER_CUT, pool, directory] => postgres_after(&Pool::at(*pool, *directory)),
+        [database::SQLITE_BEFORE, pool, directory, rest @ ..] => sqlite_before(pool, directory, rest),
+        [database::SQLITE_AFTER, pool, directory] => sqlite_after(&Pool::at(*pool, *directory)),
         _ => Err(Failure::new("unknown command; see the head of its source")),
     }
 }
@@ -154,7 +154,7 @@ fn postgres_before(pool: &str, directory: &str, log: &str, first: u64, rest: &[&
         cluster.client("psql", "-qc 'create table witness (id bigint primary key)' postgres").ok()?;
     }
     let _load = cluster.client("pgbench", "-n -c 2 -T 600 postgres").limit(900).start()?;
-    cluster.witnessed_inserts(first, (log != "-").then_some(log))
+    cluster.witnessed_inserts(first, log)
 }
 
 fn postgres_after(pool: &Pool) -> Result<()> {
@@ -168,6 +168,45 @@ fn postgres_after(pool: &Pool) -> Result<()> {
     sh(format!("umount /run/db; e2fsck -fn {}", device.display())).limit(300).ok()?;
     daemon.stop()?;
     println!("rows {rows}");
+    Ok(())
+}
+
+fn sqlite_before(pool: &str, directory: &str, rest: &[&str]) -> Result<()> {
+    let namespace = Namespace::new("data", "256M").option("--unit", "4K");
+    let (_daemon, device, is_new) = begin(pool, directory, rest, &namespace)?;
+    if is_new {
+        sh(format!("mkfs.ext4 -q {}", device.display())).ok()?;
+    }
+    let mut database = mounted_sqlite(&device)?;
+    if is_new {
+        database.make()?;
+    }
+    database.witnessed_transfers()
+}
+
+fn sqlite_after(pool: &Pool) -> Result<()> {
+    let (daemon, device) = scenario::serve(pool)?;
+    let mut database = mounted_sqlite(&device)?;
+    database.start()?;
+    let rows = database.witnessed()?;
+    say_journal(pool)?;
+    sh(format!("umount /run/db; e2fsck -fn {}", device.display())).limit(300).ok()?;
+    daemon.stop()?;
+    println!("rows {rows}");
+    Ok(())
+}
+
+fn mounted_sqlite(device: &Path) -> Result<Sqlite> {
+    sh(format!("mkdir -p /run/db; mount -t ext4 {} /run/db", device.display())).ok()?;
+    Ok(Sqlite::with_one_writer("/run/db/ledger.db"))
+}
+
+/// What the journal of a pool that is served is on, and its resident bytes; nothing if it has none.
+fn say_journal(pool: &Pool) -> Result<()> {
+    let journal = &pool.status()?["pool"]["journal"];
+    if let (Some(kind), Some(resident)) = (journal["kind"].as_str(), journal["resident"].as_u64()) {
+        println!("journal {kind} {resident}");
+    }
     Ok(())
 }
 

@@ -79,12 +79,30 @@ impl Ledger {
         self.next.iter().map(|next| next.load(Ordering::SeqCst)).sum()
     }
 
-    /// Compares what is there with what was acknowledged; `query` gives rows as lines, columns separated by tabs or bars.
-    /// The clients that come next go on from what is there.
+    /// Compares what is there with what was acknowledged; see [`Self::found`]. The clients that come next go on from what
+    /// is there.
     ///
     /// # Errors
     /// A row that is missing, not as it was written or more than was asked for; sums that do not agree.
     pub fn verify(&self, query: impl Fn(&str) -> Result<String>) -> Result<u64> {
+        let found = self.found(query)?;
+        for (client, (next, found)) in self.next.iter().zip(&found).enumerate() {
+            let acknowledged = next.load(Ordering::SeqCst);
+            // one more may have been committed when its client died
+            ensure((acknowledged..=acknowledged + 1).contains(found), || {
+                format!("client {client}: {acknowledged} transactions were acknowledged, {found} are there")
+            })?;
+            next.store(*found, Ordering::SeqCst);
+        }
+        Ok(found.iter().sum())
+    }
+
+    /// How many transactions of each client are there, whatever was acknowledged; `query` gives rows as lines, columns
+    /// separated by tabs or bars.
+    ///
+    /// # Errors
+    /// A gap between them, a row that is not as it was written, sums that do not agree.
+    pub fn found(&self, query: impl Fn(&str) -> Result<String>) -> Result<Vec<u64>> {
         let rows = query("select client, n, note from witness order by client, n")?;
         let mut found = vec![0_u64; self.next.len()];
         for line in rows.lines() {
@@ -97,19 +115,10 @@ impl Ledger {
             })?;
             *count += 1;
         }
-        for (client, (next, found)) in self.next.iter().zip(&found).enumerate() {
-            let acknowledged = next.load(Ordering::SeqCst);
-            // one more may have been committed when its client died
-            ensure((acknowledged..=acknowledged + 1).contains(found), || {
-                format!("client {client}: {acknowledged} transactions were acknowledged, {found} are there")
-            })?;
-        }
-        let rows: u64 = found.iter().sum();
         let sums = query("select sum(balance), sum(moves), count(*) from account")?.replace('\t', "|");
-        let expected = format!("0|{}|{ACCOUNTS}", 2 * rows);
+        let expected = format!("0|{}|{ACCOUNTS}", 2 * found.iter().sum::<u64>());
         ensure(sums.trim() == expected, || format!("accounts sum to {}, not to {expected}", sums.trim()))?;
-        self.next.iter().zip(found).for_each(|(next, found)| next.store(found, Ordering::SeqCst));
-        Ok(rows)
+        Ok(found)
     }
 }
 

@@ -120,20 +120,18 @@ impl Cluster {
     }
 
     /// Inserts rows 0, 1, 2, ... each in a transaction of its own, for ever; after every twenty it puts a mark into the
-    /// log of device-mapper target `log`, if there is one, and says `mark NUMBER`: all rows below it were committed.
+    /// log of device-mapper target `log` and says `mark NUMBER`: all rows below it were committed.
     ///
     /// # Errors
     /// When a statement fails.
-    pub fn witnessed_inserts(&self, first: u64, log: Option<&str>) -> Result<()> {
+    pub fn witnessed_inserts(&self, first: u64, log: &str) -> Result<()> {
         let mut next = first;
         loop {
             let statements: String =
                 (next..next + 20).map(|n| format!("insert into witness values ({n});\n")).collect();
             self.client("psql", "-q -v ON_ERROR_STOP=1 postgres").input(statements).ok()?;
             next += 20;
-            if let Some(log) = log {
-                Cmd::new("dmsetup").args(["message", log, "0", "mark", &next.to_string()]).ok()?;
-            }
+            Cmd::new("dmsetup").args(["message", log, "0", "mark", &next.to_string()]).ok()?;
             println!("mark {next}");
         }
     }

@@ -1,6 +1,6 @@
 //! SQLite in WAL mode, every commit synchronised: its log is a file that is rewritten from its start after each checkpoint.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, thread, time::Duration};
 
 use super::{Database, ledger::Ledger};
 use crate::{
@@ -8,6 +8,11 @@ use crate::{
     command::{Background, Cmd, sh},
     failure::ensure,
 };
+
+/// Script of the guest that a power cut ends: see [`Sqlite::witnessed_transfers`].
+pub const SQLITE_BEFORE: &str = "sqlite-before";
+/// Script of the guest that looks at what is left.
+pub const SQLITE_AFTER: &str = "sqlite-after";
 
 /// Writers; SQLite lets one at a time.
 const CLIENTS: usize = 2;
@@ -24,6 +29,40 @@ impl Sqlite {
     /// The database in `file`.
     pub fn at(file: impl Into<PathBuf>) -> Self {
         Self { file: file.into(), ledger: Ledger::new("begin immediate", CLIENTS) }
+    }
+
+    /// The same with one writer: what it has committed is one number.
+    pub fn with_one_writer(file: impl Into<PathBuf>) -> Self {
+        Self { file: file.into(), ledger: Ledger::new("begin immediate", 1) }
+    }
+
+    /// Commits for ever and says `mark NUMBER` now and then: so many transactions were committed.
+    ///
+    /// # Errors
+    /// Its client ends.
+    pub fn witnessed_transfers(&mut self) -> Result<()> {
+        let mut clients = self.load()?;
+        loop {
+            thread::sleep(Duration::from_millis(200));
+            for client in &mut clients {
+                ensure(client.is_running()?, || "sqlite3 ended by itself".into())?;
+            }
+            println!("mark {}", self.acknowledged());
+        }
+    }
+
+    /// Transactions that are there; SQLite finds no fault with the file.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn witnessed(&self) -> Result<u64> {
+        self.check()?;
+        Ok(self.ledger.found(|statement| self.query(statement))?.iter().sum())
+    }
+
+    fn check(&self) -> Result<()> {
+        let checked = self.query("pragma integrity_check")?;
+        ensure(checked.trim() == "ok", || format!("integrity_check: {checked}"))
     }
 
     /// The shell, which stops at the first error.
@@ -60,8 +99,7 @@ impl Database for Sqlite {
     }
 
     fn verify(&mut self) -> Result<u64> {
-        let checked = self.query("pragma integrity_check")?;
-        ensure(checked.trim() == "ok", || format!("integrity_check: {checked}"))?;
+        self.check()?;
         self.ledger.verify(|statement| self.query(statement))
     }
 
