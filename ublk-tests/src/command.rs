@@ -141,13 +141,13 @@ impl Cmd {
     /// When it cannot be started.
     pub fn converse(
         &self,
-        says: impl Iterator<Item = String> + Send + 'static,
+        mut says: impl Iterator<Item = String> + Send + 'static,
         mut hears: impl FnMut(&str) + Send + 'static,
     ) -> Result<Background> {
         let mut child = self.spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             // Until it ends: then nobody reads any more.
-            thread::spawn(move || says.into_iter().try_for_each(|text| stdin.write_all(text.as_bytes())).ok());
+            thread::spawn(move || says.try_for_each(|text| stdin.write_all(text.as_bytes())).ok());
         }
         let out = child.stdout.take();
         let out = thread::spawn(move || {

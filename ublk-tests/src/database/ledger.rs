@@ -124,7 +124,7 @@ impl Ledger {
 
 /// Transaction `n` of `client`; the database prints `n` when it is committed.
 fn transaction(begin: &str, client: u64, n: u64) -> String {
-    let mut chance = fastrand::Rng::with_seed(client << 32 | n);
+    let mut chance = fastrand::Rng::with_seed((client << 32) | n);
     let (one, other) = (chance.u64(0..ACCOUNTS - 1), chance.u64(1..ACCOUNTS));
     // always in this order, so that no two clients wait for each other
     let (from, to) = if one < other { (one, other) } else { (other - 1, one + 1) };
