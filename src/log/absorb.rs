@@ -131,13 +131,13 @@ impl Log {
         let Finding { hashes, dead } = &mut stream.finding;
         let (mut from, mut to, mut kept, mut checks) = (BATCH_HEADER_BYTES, BATCH_HEADER_BYTES, 0, 0_u64);
         let (mut gone, mut gone_payload) = ((0, 0), 0);
-        for index in 0..dead.len() {
+        for (index, goes) in dead.iter().enumerate() {
             let bytes = &slot.bytes()[from..];
             let Ok((header, _)) = RecordHeader::decode(bytes) else { unreachable!("it was verified in this step") };
             let length = header.record_bytes();
             let bytes = &bytes[..length];
             from += length;
-            if dead[index] {
+            if *goes {
                 gone = (gone.0 + blocks_of(&header), gone.1 + length);
                 gone_payload += usize::from(header.stored);
                 continue;
