@@ -240,6 +240,33 @@ fn figures(table: &mut Table, pool: &PoolStatus) {
         };
         table.row(["in use", &format!("{percent:.0} % when all that is dead is cleaned away{meaning}")]);
     }
+    traffic(table, pool);
+    let limit = pool.map_limit.map_or(String::new(), |limit| format!(", at most {}", size::approximate(limit)));
+    let [total, resident] = [pool.map_total, pool.map_resident].map(size::approximate);
+    let found = share(pool.map_hits, pool.map_hits + pool.map_misses);
+    table.row(["map", &format!("{total}, {resident} of it in memory{limit}; {found} of looks at it found there")]);
+    table.row(["flushes", &format!("{}, on the medium {}", pool.flushes, pool.media_flushes)]);
+    if pool.corrupt > 0 {
+        table.row(["CORRUPT", &format!("{} fragments did not verify and were answered with an error", pool.corrupt)]);
+    }
+    if pool.read_errors > 0 {
+        let text =
+            format!("{} fragments were not given back by the medium and were answered with an error", pool.read_errors);
+        table.row(["READ ERRORS", &text]);
+    }
+    if pool.scrub.state != ScrubState::Never {
+        table.row(["scrub", &super::scrub::summary(&pool.scrub)]);
+    }
+    if let Some(journal) = &pool.journal {
+        journal_figures(table, journal);
+    }
+    if pool.no_space > 0 {
+        table.row(["NO SPACE", &format!("{} writes were refused for want of space", pool.no_space)]);
+    }
+}
+
+/// What was written: by the host, to the medium, by the cleaner.
+fn traffic(table: &mut Table, pool: &PoolStatus) {
     let wrote = size::approximate(pool.host_written);
     table.row(["host wrote", &format!("{wrote}, read {}", size::approximate(pool.host_read))]);
     let absorbed = match pool.absorbed {
@@ -275,28 +302,6 @@ fn figures(table: &mut Table, pool: &PoolStatus) {
     }
     if pool.recompressed.percent > 0 {
         table.row(["recompressed", &recompressed(&pool.recompressed)]);
-    }
-    let limit = pool.map_limit.map_or(String::new(), |limit| format!(", at most {}", size::approximate(limit)));
-    let [total, resident] = [pool.map_total, pool.map_resident].map(size::approximate);
-    let found = share(pool.map_hits, pool.map_hits + pool.map_misses);
-    table.row(["map", &format!("{total}, {resident} of it in memory{limit}; {found} of looks at it found there")]);
-    table.row(["flushes", &format!("{}, on the medium {}", pool.flushes, pool.media_flushes)]);
-    if pool.corrupt > 0 {
-        table.row(["CORRUPT", &format!("{} fragments did not verify and were answered with an error", pool.corrupt)]);
-    }
-    if pool.read_errors > 0 {
-        let text =
-            format!("{} fragments were not given back by the medium and were answered with an error", pool.read_errors);
-        table.row(["READ ERRORS", &text]);
-    }
-    if pool.scrub.state != ScrubState::Never {
-        table.row(["scrub", &super::scrub::summary(&pool.scrub)]);
-    }
-    if let Some(journal) = &pool.journal {
-        journal_figures(table, journal);
-    }
-    if pool.no_space > 0 {
-        table.row(["NO SPACE", &format!("{} writes were refused for want of space", pool.no_space)]);
     }
 }
 

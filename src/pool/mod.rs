@@ -31,6 +31,4 @@ pub use namespaces::NamespaceSpec;
 pub(crate) use open::find_staged;
 pub use open::{OpenOptions, Pool};
 pub use prepare::prepare;
-pub use status::{
-    Bypassed, JournalStatus, NamespaceJournal, NamespaceStatus, PoolStatus, RecentStatus, WrittenStatus,
-};
+pub use status::{Bypassed, JournalStatus, NamespaceJournal, NamespaceStatus, PoolStatus, RecentStatus, WrittenStatus};

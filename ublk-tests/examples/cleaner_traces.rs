@@ -48,6 +48,8 @@ struct Arguments {
 const SEGMENT_BLOCKS: u32 = 2048;
 /// Victims of a round.
 const VICTIMS: usize = 32;
+/// Overwrites between two choices.
+const OVERWRITES: u32 = 32 * SEGMENT_BLOCKS / 2;
 
 /// The best victims by a look at all segments: what the index is compared with.
 fn choose_by_scan(segments: &[(u32, u64)], now: u64) -> Vec<usize> {
@@ -94,7 +96,7 @@ fn measure_choice(count: u32) {
     for _ in 0..ROUNDS {
         // what the host overwrites until the next round: the space that the last one gained
         let began = cpu_ns();
-        for _ in 0..VICTIMS as u32 * SEGMENT_BLOCKS / 2 {
+        for _ in 0..OVERWRITES {
             now += 1;
             let id = rng.usize(0..segments.len());
             if segments[id].0 > 1 {

@@ -121,7 +121,7 @@ async fn measure(bench: Bench, unit: u8, data: Rc<Vec<u8>>, a: Arguments) -> Res
     let live = live_bytes(&pool);
     println!(
         "{:<12} {:>10.1} {:>12.1} {:>12.1} {:>11.2}% {:>12.1} {:>11.2}%",
-        format!("lz4, {} KiB", usize::from(unit) * BLOCK >> 10),
+        format!("lz4, {} KiB", (usize::from(unit) * BLOCK) >> 10),
         ratio(pages, MIB),
         ratio(stored, MIB),
         ratio(written, MIB),

@@ -19,6 +19,10 @@ const WRITE: RequestKind = RequestKind::Write { fua: false };
 const MS: u64 = 1_000_000;
 const ALL: Recompression = Recompression { percent: 100, cold_ns: 0 };
 
+fn index(lba: u64) -> usize {
+    usize::try_from(lba).unwrap()
+}
+
 async fn open(env: &Env, media: &Media, machine: &Machine, quiet_ns: u64) -> Rc<Pool> {
     let options = OpenOptions {
         root_key: key(),
@@ -74,13 +78,13 @@ const BLOCKS: u64 = 4096;
 
 /// A pool of blocks written in pieces of four, then overwritten here and there so that pieces are partly dead.
 async fn fill(pool: &Pool) -> Vec<u64> {
-    let mut versions = vec![1; BLOCKS as usize];
+    let mut versions = vec![1; index(BLOCKS)];
     for lba in (0..BLOCKS).step_by(4) {
         write(pool, lba, 4, 1).await;
     }
     for lba in (0..BLOCKS).step_by(7) {
         write(pool, lba, 1, 2).await;
-        versions[lba as usize] = 2;
+        versions[index(lba)] = 2;
     }
     // what is open is not cold
     for round in 0..2 {
@@ -120,7 +124,7 @@ fn cold_data_takes_less_space_and_reads_the_same() {
         // it seems to be done; what is overwritten now is no part of it
         for lba in (0..BLOCKS).step_by(5) {
             write(&pool, lba, 1, 3).await;
-            versions[lba as usize] = 3;
+            versions[index(lba)] = 3;
         }
         check(&pool, &versions).await;
         ask(&pool.client("db").unwrap(), RequestKind::Flush, 0, 0, None).await.0.unwrap();
@@ -140,36 +144,6 @@ fn cold_data_takes_less_space_and_reads_the_same() {
         recompressed(&env, &pool).await;
         check(&pool, &versions).await;
         plica::sim::usage::check_usage(pool.core()).unwrap();
-        pool.stop().await.unwrap();
-    });
-}
-
-#[test]
-fn what_the_cleaner_moves_again_is_recompressed() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("pool");
-    let machine = Machine::default();
-    let blocks = 8_000;
-    create(&path, 40 << 20, &machine, spec(blocks));
-    serve(&path, |env, media| async move {
-        // never quiet: the cleaner alone
-        let pool = open(&env, &media, &machine, u64::MAX / 4).await;
-        pool.core().set_recompression(Recompression { percent: 100, cold_ns: u64::MAX }, CodecPool::new(0).unwrap());
-        let mut random = fastrand::Rng::with_seed(3);
-        let mut versions = vec![1; blocks as usize];
-        for lba in (0..blocks).step_by(4) {
-            write(&pool, lba, 4, 1).await;
-        }
-        for step in 0..60_000 {
-            // most of it is left alone
-            let lba = if step % 16 == 0 { random.u64(0..blocks) } else { random.u64(0..blocks / 8) };
-            versions[lba as usize] = step + 2;
-            write(&pool, lba, 1, step + 2).await;
-        }
-        let did = pool.status().recompressed;
-        assert!(pool.status().segments_cleaned > 40, "{:?}", pool.status());
-        assert!(did.data > 0 && did.after < did.before && did.segments == 0, "{did:?}");
-        check(&pool, &versions).await;
         pool.stop().await.unwrap();
     });
 }

@@ -115,6 +115,39 @@ fn a_death_at_every_step_of_a_life() {
     }
 }
 
+/// A short run of large overwrites of a few blocks, never flushed, stored raw in large fragments: open batches are full
+/// after a few of them, and compacted.
+fn overwrites(seed: u64) -> Plan {
+    let mut plan = Plan::short(seed);
+    for namespace in &mut plan.namespaces {
+        (namespace.size, namespace.logical_block, namespace.flavour) = (64 * 4096, 4096, 28);
+    }
+    let habits = &mut plan.habits;
+    (habits.clients, habits.requests, habits.weights) = (2, 16..20, [1, 24, 0, 0, 0]);
+    (habits.fua_of_8, habits.hot_of_8, habits.blocks_max) = (0, 8, 64);
+    plan
+}
+
+#[test]
+fn a_death_at_every_store_while_batches_are_compacted() {
+    for seed in 0..number("PLICA_SIM_SWEEPS", 4).div_ceil(2) {
+        let plan = overwrites(seed);
+        let compacted = green(&plan).marks["batches compacted"];
+        assert!(compacted > 0, "seed {seed} compacts nothing");
+        let mut plans = sweep(&Engine::new(), &plan, Steps::Life, 1 << 20).unwrap_or_else(|red| panic!("{red}"));
+        plans.retain(|plan| {
+            let last = plan.deaths.last();
+            last.is_some_and(|death| !death.power && matches!(death.at, Some((Point::Store, _))))
+        });
+        let adopted: u64 = plans.iter().map(|plan| run_planned(plan).marks["slots adopted"]).sum();
+        println!(
+            "seed {seed}: {} runs, {compacted} batches compacted in the first, {adopted} slots adopted",
+            plans.len()
+        );
+        assert!(adopted > 0, "nothing was adopted");
+    }
+}
+
 /// A daemon that died in the middle of its work, the machine with every other one.
 fn interrupted_plan(seed: u64) -> Plan {
     interrupted(&Engine::new(), Plan::short(seed), seed % 2 == 1).unwrap_or_else(|red| panic!("{red}"))

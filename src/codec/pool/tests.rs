@@ -285,7 +285,7 @@ fn queued(queue: &Queue, counter: u64, compression: Compression, urgent: bool) {
 fn counter_of(job: queue::Job) -> u64 {
     match job.into_parts().1 {
         Work::Encode(job) => job.seal.counter,
-        Work::Decode(_) => panic!("only encode jobs here"),
+        Work::Decode(_) | Work::Pack(_) => panic!("only encode jobs here"),
     }
 }
 
