@@ -134,7 +134,7 @@ impl Core {
     /// Writes all dirty leaves back and switches to a root that has them; `clean` is what it says of the serve.
     ///
     /// # Errors
-    /// As [`Core::checkpoint`].
+    /// As `checkpoint`.
     pub async fn checkpoint_all(self: &Rc<Self>, clean: bool) -> Result<()> {
         self.begin_checkpoint().await;
         let _running = Running(self);

@@ -11,7 +11,7 @@
 //! Everything here is synchronous state, changed in await-free steps by the core (I12); the core does the I/O.
 //!
 //! **Invariants.** Operation numbers are consecutive over all streams. A batch's blocks are never changed after it is
-//! closed; while it is open, what is dead in it may be left out of a copy that takes its place ([`absorb`]). A segment becomes free only under rule 6.3 ([`segments::SegmentTable::reusable`], I2).
+//! closed; while it is open, what is dead in it may be left out of a copy that takes its place (`absorb`). A segment becomes free only under rule 6.3 ([`segments::SegmentTable::reusable`], I2).
 //!
 //! **Failure.** Nothing here fails but for want of space, which the core turns into waiting or `ENOSPC`.
 //!

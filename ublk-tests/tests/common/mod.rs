@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod journal;
+pub(crate) mod space;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
