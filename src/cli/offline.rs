@@ -32,7 +32,9 @@ pub(super) fn with_pool<T: 'static>(
     let root_key = key.open(&peek.superblock)?;
     let staging = RunDirStore::open(&args.run_dir)?;
     let device = Device::open(&args.pool, Access::Write).map_err(|error| match error.kind() {
-        ErrorKind::Busy => error.within("if a daemon serves this pool, name its --run-dir"),
+        ErrorKind::Busy => error.within(
+            "if a daemon serves this pool, name its --run-dir; if it is only starting, try again when it is ready",
+        ),
         _ => error,
     })?;
     let (mut machine, journal) = machine_with_journal(&device, peek.superblock.journal.as_ref(), journal)?;

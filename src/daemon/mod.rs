@@ -246,15 +246,19 @@ impl Daemon {
         orders: MailboxReceiver<StopOrder>,
         tell: impl Fn(&Event),
     ) -> Result<()> {
-        if let Err(error) = self.begin_all(names, &tell).await {
-            return self.abandon(error).await;
-        }
+        // 1. Listen first: who hears that a namespace is served may send a command at once. Changes wait (`gate`).
+        let starting = self.gate.enter().await;
         let daemon = self.clone();
         let listening = ControlServer::start(&self.env, control, move |request| daemon.clone().handle(request));
         let server = match listening {
             Ok(server) => server,
             Err(error) => return self.abandon(error).await,
         };
+        // 2. Serve.
+        if let Err(error) = self.begin_all(names, &tell).await {
+            return self.abandon(error).await;
+        }
+        drop(starting);
         tell(&Event::Ready);
         let count = self.front_ends.all().len();
         notify(&[NotifyState::Ready, NotifyState::Status(&format!("serving {count} namespaces"))]);

@@ -122,16 +122,24 @@ impl Place {
     }
 
     pub(crate) fn serve(&self) -> Daemon {
-        let mut child = self.serving(&self.pool()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut served = Vec::new();
-        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let child = self.serving(&self.pool()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut daemon = Daemon { child, served: Vec::new() };
+        for line in BufReader::new(daemon.child.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
             if line == "ready" {
-                return Daemon { child, served };
+                return daemon;
             }
-            served.push(line);
+            // who hears of a namespace may send a command at once
+            assert!(self.listens(), "{line}, but no control socket");
+            daemon.served.push(line);
         }
-        panic!("plica serve ended: {:?}", child.wait().unwrap());
+        panic!("plica serve ended: {:?}", daemon.child.wait().unwrap());
+    }
+
+    /// There is a control socket in the run directory.
+    fn listens(&self) -> bool {
+        let mut entries = self.run_dir().read_dir().unwrap().map(|entry| entry.unwrap().path());
+        entries.any(|path| path.extension().is_some_and(|extension| extension == "sock"))
     }
 
     /// Serves, and expects that to fail.
