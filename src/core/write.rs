@@ -88,7 +88,8 @@ impl Core {
             Ok(()) => self.commit_piece(id, piece, blocks, &sealed).await,
             Err(error) => Err(error),
         };
-        for fragment in sealed {
+        // drained, because an array that is iterated by value is copied whole
+        for fragment in sealed.drain(..) {
             self.bufs.put(fragment.out);
         }
         result
@@ -138,7 +139,7 @@ impl Core {
             jobs.push((cut.start, count, seal, self.codec.begin_encode(job)));
         }
         let mut result = Ok(());
-        for (first, count, seal, begun) in jobs {
+        for (first, count, seal, begun) in jobs.drain(..) {
             let (out, encoded) = self.codec.end_encode(begun).await;
             match encoded {
                 Ok(encoded) => sealed.push(Sealed { first, count, seal, out, encoded }),

@@ -23,7 +23,7 @@ impl SeededOrder {
 }
 
 impl Order for SeededOrder {
-    fn pick(&mut self, ready: usize) -> Option<usize> {
+    fn pick(&mut self, ready: usize, _hot: bool) -> Option<usize> {
         if self.rng.u32(0..self.io_one_in) == 0 {
             return None;
         }
@@ -43,7 +43,7 @@ mod tests {
         for seed in 0..16 {
             let picks = |seed| {
                 let mut order = SeededOrder::new(Rng::with_seed(seed));
-                (0..1000).map(|_| order.pick(4)).collect::<Vec<_>>()
+                (0..1000).map(|_| order.pick(4, false)).collect::<Vec<_>>()
             };
             let first = picks(seed);
             assert_eq!(first, picks(seed));

@@ -213,3 +213,53 @@ fn what_is_mostly_live_is_not_moved_ahead() {
     let (before, after, ahead) = quiet_while(3);
     assert!(after <= before && ahead == 0, "{before} segments became {after}, {ahead} ahead");
 }
+
+/// A block that says what it is, with one of a few bodies: made faster than [`text`].
+fn quick_text(bodies: &[Vec<u8>], lba: u64, version: u64) -> Vec<u8> {
+    let mut block = bodies[index((lba + version) % bodies.len() as u64)].clone();
+    let name = format!("block {lba} version {version};");
+    block[..name.len()].copy_from_slice(name.as_bytes());
+    block
+}
+
+#[test]
+fn what_survives_cleaning_twice_is_recompressed_by_the_cleaner() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pool");
+    let machine = Machine::default();
+    let blocks = 136 << 10;
+    create(&path, 640 << 20, &machine, spec(blocks));
+    let bodies: Vec<_> = (0..64).map(|n| text(n, 1)).collect();
+    serve(&path, |env, media| async move {
+        // it is never quiet: there is no background pass, and nothing is cold because of its age
+        let pool = open(&env, &media, &machine, u64::MAX / 4).await;
+        let never_cold = Recompression { percent: 100, cold_ns: u64::MAX };
+        pool.core().set_recompression(never_cold, CodecPool::new(1).unwrap());
+        let client = pool.client("db").unwrap();
+        let mut versions = vec![1; index(blocks)];
+        for lba in (0..blocks).step_by(8) {
+            let data = (lba..lba + 8).flat_map(|lba| quick_text(&bodies, lba, 1)).collect();
+            ask(&client, WRITE, lba * 4096, 8 * 4096, Some(data)).await.0.unwrap();
+        }
+        assert_eq!(pool.status().segments_cleaned, 0, "it fits");
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut written = 0;
+        while pool.status().recompressed.data < 512 << 10 {
+            let lba = random.u64(0..blocks);
+            versions[index(lba)] += 1;
+            let data = quick_text(&bodies, lba, versions[index(lba)]);
+            ask(&client, WRITE, lba * 4096, 4096, Some(data)).await.0.unwrap();
+            written += 1;
+            assert!(written < 8 * blocks, "{:?}", pool.status().recompressed);
+        }
+        let status = pool.status();
+        let did = status.recompressed;
+        assert!(did.segments == 0 && status.segments_cleaned > 0, "by the cleaner alone: {did:?}");
+        assert!(did.after < did.before && did.cpu_ns > 0, "{did:?}");
+        for (lba, version) in (0..).zip(&versions) {
+            assert!(read(&pool, lba).await == quick_text(&bodies, lba, *version), "LBA {lba}");
+        }
+        plica::sim::usage::check_usage(pool.core()).unwrap();
+        pool.stop().await.unwrap();
+    });
+}

@@ -8,7 +8,8 @@
 //!
 //! A job that comes while nothing is under way first lets every task that is ready now have its turn. If none of them
 //! brought another job, it is alone and the core does it: at depth 1 nothing ever hops. If others came, workers have
-//! been called already. zstd is always the workers' as long as there are any. A fragment of a block or two is opened by the core at
+//! been called already. The same goes for a small urgent job while workers are at bulk alone: a commit does not wait for
+//! their fragments. zstd is always the workers' as long as there are any. A fragment of a block or two is opened by the core at
 //! once, under load too: it takes less than to hand it over.
 //!
 //! Recompression has a pool of its own, whose one thread gives way to all others.
@@ -267,8 +268,9 @@ fn work(queue: &Queue) {
     let mut coder = Coder::default();
     while let Some(job) = queue.take() {
         let (ticket, work) = job.into_parts();
+        let urgent = work.urgent();
         let done = coder.perform(work);
-        queue.finish(ticket, done);
+        queue.finish(ticket, urgent, done);
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! **Invariants.** Whenever a line is not empty, a worker is awake or was called, or the one job in it is about to be
 //! taken back by the core ([`Submitted::Alone`]). Urgent jobs overtake others at most [`OVERTAKING_MAX`] times in a
-//! row.
+//! row; what the core takes back is not counted, since no worker's turn goes to it.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -28,8 +28,8 @@ pub(super) struct Job {
 pub(super) enum Submitted {
     /// A worker will do it.
     Queued,
-    /// Nothing else is under way and no worker was called: whoever handed it in takes it back soon, and does it, or
-    /// finds that others came meanwhile, for which workers were called.
+    /// Nothing else is under way, or nothing that is as urgent, and no worker was called: whoever handed it in takes it
+    /// back soon, and does it, or finds that others came meanwhile, for which workers were called.
     Alone,
 }
 
@@ -53,6 +53,8 @@ struct State {
     tickets: Slab<Ticket>,
     /// Jobs that workers are at.
     running: usize,
+    /// Urgent ones among them.
+    running_urgent: usize,
     /// Jobs that workers have done.
     finished: u64,
     /// Workers that sleep and were not called.
@@ -77,6 +79,7 @@ impl Queue {
             overtaking: 0,
             tickets: Slab::with_capacity(capacity),
             running: 0,
+            running_urgent: 0,
             finished: 0,
             sleeping: 0,
             calls: 0,
@@ -94,7 +97,7 @@ impl Queue {
     pub(super) fn submit(&self, work: Work) -> (usize, Submitted) {
         let mut state = self.lock();
         let ticket = state.tickets.insert(Ticket::Waiting(None));
-        let alone = state.running == 0 && state.waiting() == 0 && work.quick();
+        let alone = state.is_alone(&work, 0);
         let line = if work.urgent() { &mut state.urgent } else { &mut state.other };
         line.push_back(Job { ticket, work });
         if alone {
@@ -115,11 +118,12 @@ impl Queue {
     /// The work of a job that is still alone, and forgets the ticket.
     pub(super) fn take_back(&self, ticket: usize) -> Option<Work> {
         let mut state = self.lock();
-        if state.running != 0 || state.waiting() != 1 {
+        let first = if state.urgent.is_empty() { state.other.front() } else { state.urgent.front() };
+        if !first.is_some_and(|job| job.ticket == ticket && state.is_alone(&job.work, 1)) {
             return None;
         }
         let line = if state.urgent.is_empty() { &mut state.other } else { &mut state.urgent };
-        let job = line.pop_front_if(|job| job.ticket == ticket)?;
+        let job = line.pop_front()?;
         state.tickets.remove(ticket);
         Some(job.work)
     }
@@ -148,6 +152,7 @@ impl Queue {
             }
             if let Some(job) = state.take() {
                 state.running += 1;
+                state.running_urgent += usize::from(job.work.urgent());
                 return Some(job);
             }
             state.sleeping += 1;
@@ -159,10 +164,11 @@ impl Queue {
         }
     }
 
-    /// A worker is done with a job of [`Queue::take`].
-    pub(super) fn finish(&self, ticket: usize, done: Done) {
+    /// A worker is done with a job of [`Queue::take`], which was urgent or not.
+    pub(super) fn finish(&self, ticket: usize, urgent: bool, done: Done) {
         let mut state = self.lock();
         state.running -= 1;
+        state.running_urgent -= usize::from(urgent);
         state.finished += 1;
         publish(state, ticket, done);
     }
@@ -244,6 +250,14 @@ fn publish(mut state: MutexGuard<'_, State>, ticket: usize, done: Done) {
 impl State {
     fn waiting(&self) -> usize {
         self.urgent.len() + self.other.len()
+    }
+
+    /// Whether `work` is alone, or the only urgent one while workers are at what is not: it would wait for them to end and
+    /// then to wake the core, which can do it sooner. It is one of `queued` jobs that are in line.
+    fn is_alone(&self, work: &Work, queued: usize) -> bool {
+        let none = self.running == 0 && self.waiting() == queued;
+        let none_as_urgent = self.running > 0 && self.running_urgent == 0 && self.urgent.len() == queued;
+        work.quick() && (none || (none_as_urgent && work.urgent() && work.helpable()))
     }
 
     /// Whether the next job is one that is not urgent.

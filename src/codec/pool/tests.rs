@@ -348,6 +348,38 @@ fn only_a_lonely_job_is_taken_back() {
 }
 
 #[test]
+fn an_urgent_job_among_bulk_is_taken_back_and_strands_nobody() {
+    let queue = Queue::new(0);
+    let (bulk, small) = (data(&plain(8, 1)), data(&plain(1, 1)));
+    let submit = |data: &Arc<DataBuf>, counter, urgent| {
+        queue.submit(Work::Encode(EncodeJob { urgent, ..encode_job(data, counter, Compression::Lz4) }))
+    };
+    // one that is not urgent is alone, and nobody was called for it: an urgent one calls
+    let (first, submitted) = submit(&bulk, 1, false);
+    assert_eq!(submitted, Submitted::Alone);
+    assert_eq!(submit(&small, 2, true).1, Submitted::Queued);
+    assert!(queue.take_back(first).is_none());
+    assert_eq!(counter_of(queue.take().unwrap()), 2);
+    queue.finish(1, true, Done::Encode(AlignedBuf::zeroed(0), Err(Error::new(ErrorKind::Io, "not done"))));
+    // a worker is at bulk, more waits: a small urgent one goes back to the core, a second and a large one do not
+    assert_eq!(counter_of(queue.take().unwrap()), 1);
+    assert_eq!(submit(&bulk, 3, false).1, Submitted::Queued);
+    let (urgent, submitted) = submit(&small, 4, true);
+    assert_eq!(submitted, Submitted::Alone);
+    assert!(queue.take_back(urgent).is_some());
+    assert_eq!(submit(&bulk, 5, true).1, Submitted::Queued, "32 KiB take long");
+    let (urgent, submitted) = submit(&small, 6, true);
+    assert_eq!(submitted, Submitted::Queued, "another is as urgent");
+    assert!(queue.take_back(urgent).is_none());
+    assert_eq!(counter_of(queue.take().unwrap()), 5);
+    let (urgent, submitted) = submit(&small, 7, true);
+    assert_eq!(submitted, Submitted::Queued, "a worker is at an urgent one, and another waits");
+    assert!(queue.take_back(urgent).is_none());
+    let left: Vec<u64> = (0..3).map(|_| counter_of(queue.take().unwrap())).collect();
+    assert_eq!(left, [6, 7, 3]);
+}
+
+#[test]
 fn workers_sleep_when_there_is_nothing_to_do() {
     let pool = CodecPool::new(2).unwrap();
     while pool.queue.sleeping_count() < 2 {
