@@ -9,13 +9,12 @@ use std::sync::Arc;
 
 use plica::core::request::{NamespaceClient, RequestKind};
 use plica::env::Env;
-use plica::format::superblock::KeySource;
 use plica::media::Media;
 use plica::pmem::dax::{Durability, Mapping};
 use plica::pmem::{Journal, JournalKind};
 use plica::pool::{CreateOptions, JournalFound, NamespaceSpec, Pool, create};
 
-use super::{Machine, ask, key, open_with, pattern, serve};
+use super::{Machine, ask, create_options, key, open_with, pattern, serve};
 
 pub(crate) const WRITE: RequestKind = RequestKind::Write { fua: false };
 pub(crate) const FLUSH: RequestKind = RequestKind::Flush;
@@ -49,15 +48,7 @@ impl Place {
         let machine = place.machine.clone();
         serve(&place.pool, |env, media| async move {
             let key = key();
-            let options = CreateOptions {
-                label: "test",
-                segment_bytes: Some(1 << 20),
-                key_source: KeySource::File,
-                root_key: &key,
-                pool: None,
-                now_unix: 1,
-                journal: Some((journal(&path), &path)),
-            };
+            let options = CreateOptions { journal: Some((journal(&path), &path)), ..create_options(&key) };
             create(&env, &media, &options).await.unwrap();
             let found = Some(JournalFound::Here(journal(&path)));
             let pool = open_with(&env, &media, &machine, found, false).await.unwrap();

@@ -81,6 +81,19 @@ pub(crate) fn serve<T: 'static, F: Future<Output = T> + 'static>(path: &Path, bo
     executor.run(body(env, media))
 }
 
+/// A pool with segments of 1 MiB and no journal.
+pub(crate) fn create_options(root_key: &RootKey) -> CreateOptions<'_> {
+    CreateOptions {
+        label: "test",
+        segment_bytes: Some(1 << 20),
+        key_source: KeySource::File,
+        root_key,
+        pool: None,
+        now_unix: 1,
+        journal: None,
+    }
+}
+
 /// Makes a pool of `bytes` with one namespace `db` of `blocks` blocks.
 pub(crate) fn create(path: &Path, bytes: u64, machine: &Machine, spec: NamespaceSpec) {
     let file = std::fs::File::create(path).unwrap();
@@ -88,15 +101,7 @@ pub(crate) fn create(path: &Path, bytes: u64, machine: &Machine, spec: Namespace
     let machine = machine.clone();
     serve(path, |env, media| async move {
         let key = key();
-        let options = CreateOptions {
-            label: "test",
-            segment_bytes: Some(1 << 20),
-            key_source: KeySource::File,
-            root_key: &key,
-            pool: None,
-            now_unix: 1,
-            journal: None,
-        };
+        let options = create_options(&key);
         plica::pool::create(&env, &media, &options).await.unwrap();
         let pool = open(&env, &media, &machine).await.unwrap();
         pool.create_namespace(&spec).await.unwrap();
