@@ -1,7 +1,8 @@
 //! Requests in, replies out.
 //!
-//! A fixed number of handler tasks take requests from two queues, small ones before large ones, with a bound on how many
-//! may overtake; so nothing is spawned or allocated for a request (I10), and each is answered exactly once (I9).
+//! A fixed number of handler tasks take requests from two queues: small ones, each step of which goes before others
+//! ([`Class::Prompt`]), and large ones. So nothing is spawned or allocated for a request (I10), and each is answered exactly
+//! once (I9).
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -15,6 +16,7 @@ use super::partial::Part;
 use super::request::{Extent, ReplySink, Request, RequestKind};
 use super::tier0::Wrote;
 use crate::env::MailboxReceiver;
+use crate::env::executor::Class;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::format::Entry;
@@ -22,38 +24,32 @@ use crate::limits::{BLOCK_BYTES, BLOCK_SIZE, REQUEST_BYTES_MAX};
 use crate::log::Streams;
 use crate::units::{Lba, LbaRange, NamespaceId, OpNo};
 
-/// Requests handled at a time.
+/// Small requests handled at a time.
 const HANDLERS: usize = 256;
-/// Small requests that may go before a large one that came earlier.
-const OVERTAKE_MAX: u32 = 16;
+/// Large requests handled at a time.
+const BULK_HANDLERS: usize = 128;
 /// A larger read is bulk: it waits for what is small.
 const SMALL_READ_MAX: u64 = 128 << 10;
 /// A larger write is bulk. Pages and commits of databases are smaller; a flood of writes as large as this one would
 /// otherwise keep a commit waiting for all that came before it.
 const SMALL_WRITE_MAX: u64 = 32 << 10;
 
-/// Requests that wait for a handler.
+/// Requests of a kind that wait for a handler, and handlers that wait for one.
 #[derive(Default)]
-pub(super) struct Queues {
-    inner: RefCell<QueuesInner>,
+struct Queue {
+    inner: RefCell<QueueInner>,
 }
 
 #[derive(Default)]
-struct QueuesInner {
-    small: VecDeque<(NamespaceId, Request)>,
-    large: VecDeque<(NamespaceId, Request)>,
-    overtaken: u32,
+struct QueueInner {
+    requests: VecDeque<(NamespaceId, Request)>,
     idle: Vec<Waker>,
 }
 
-impl Queues {
+impl Queue {
     fn push(&self, item: (NamespaceId, Request)) {
         let mut inner = self.inner.borrow_mut();
-        if is_bulk(&item.1) {
-            inner.large.push_back(item);
-        } else {
-            inner.small.push_back(item);
-        }
+        inner.requests.push_back(item);
         if let Some(waker) = inner.idle.pop() {
             waker.wake();
         }
@@ -62,14 +58,7 @@ impl Queues {
     async fn pop(&self) -> (NamespaceId, Request) {
         poll_fn(|cx| {
             let mut inner = self.inner.borrow_mut();
-            let large_first = inner.small.is_empty() || inner.overtaken >= OVERTAKE_MAX;
-            let item = if large_first { inner.large.pop_front() } else { None };
-            if let Some(item) = item {
-                inner.overtaken = 0;
-                return Poll::Ready(item);
-            }
-            if let Some(item) = inner.small.pop_front() {
-                inner.overtaken += u32::from(!inner.large.is_empty());
+            if let Some(item) = inner.requests.pop_front() {
                 return Poll::Ready(item);
             }
             inner.idle.push(cx.waker().clone());
@@ -84,20 +73,23 @@ impl Core {
     /// usage count, the cleaner.
     pub fn start(self: &Rc<Self>, mailbox: MailboxReceiver<(NamespaceId, Request)>) {
         let spawner = &self.env.spawner;
-        let queues = Rc::new(Queues::default());
+        let (small, large) = (Rc::new(Queue::default()), Rc::new(Queue::default()));
         for _ in 0..HANDLERS {
-            spawner.spawn(self.clone().run_handler(queues.clone())).detach();
+            spawner.spawn(self.clone().run_handler(small.clone())).detach();
         }
-        spawner.spawn(self.clone().run_inbox(mailbox, queues)).detach();
-        spawner.spawn(self.clone().run_batch_timer()).detach();
-        spawner.spawn(self.clone().run_checkpoints()).detach();
-        spawner.spawn(self.clone().run_counter_roots()).detach();
-        spawner.spawn(self.clone().run_preparation()).detach();
-        spawner.spawn(self.clone().count_usage()).detach();
-        spawner.spawn(self.clone().run_accounting()).detach();
-        spawner.spawn(self.clone().run_scrub()).detach();
-        spawner.spawn(self.clone().run_cleaner()).detach();
-        spawner.spawn(self.clone().run_idle_watch()).detach();
+        for _ in 0..BULK_HANDLERS {
+            spawner.spawn_as(Class::Bulk, self.clone().run_handler(large.clone())).detach();
+        }
+        spawner.spawn(self.clone().run_inbox(mailbox, small, large)).detach();
+        spawner.spawn_as(Class::Bulk, self.clone().run_batch_timer()).detach();
+        spawner.spawn_as(Class::Bulk, self.clone().run_checkpoints()).detach();
+        spawner.spawn_as(Class::Bulk, self.clone().run_counter_roots()).detach();
+        spawner.spawn_as(Class::Bulk, self.clone().run_preparation()).detach();
+        spawner.spawn_as(Class::Bulk, self.clone().count_usage()).detach();
+        spawner.spawn_as(Class::Bulk, self.clone().run_accounting()).detach();
+        spawner.spawn_as(Class::Bulk, self.clone().run_scrub()).detach();
+        spawner.spawn_as(Class::Bulk, self.clone().run_cleaner()).detach();
+        spawner.spawn_as(Class::Bulk, self.clone().run_idle_watch()).detach();
         if let Some(tier0) = self.tier0() {
             self.start_tier0(&tier0);
         }
@@ -113,19 +105,24 @@ impl Core {
         self.draining.set(false);
     }
 
-    async fn run_inbox(self: Rc<Self>, mailbox: MailboxReceiver<(NamespaceId, Request)>, queues: Rc<Queues>) {
+    async fn run_inbox(
+        self: Rc<Self>,
+        mailbox: MailboxReceiver<(NamespaceId, Request)>,
+        small: Rc<Queue>,
+        large: Rc<Queue>,
+    ) {
         let mut arrived = Vec::with_capacity(256);
         loop {
             mailbox.receive(&mut arrived).await;
             for item in arrived.drain(..) {
-                queues.push(item);
+                if is_bulk(&item.1) { large.push(item) } else { small.push(item) }
             }
         }
     }
 
-    async fn run_handler(self: Rc<Self>, queues: Rc<Queues>) {
+    async fn run_handler(self: Rc<Self>, queue: Rc<Queue>) {
         loop {
-            let (id, mut request) = queues.pop().await;
+            let (id, mut request) = queue.pop().await;
             let mut extents = Vec::new();
             self.active.set(self.active.get() + 1);
             self.idle.interrupt();

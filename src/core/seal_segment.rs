@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::Core;
 use crate::buf::AlignedBuf;
+use crate::env::executor::Class;
 use crate::env::reactor::IoBuf;
 use crate::format::Tier;
 use crate::format::summary::{encode_summary, summary_bytes};
@@ -26,7 +27,7 @@ impl Core {
             open
         };
         let core = self.clone();
-        self.env.spawner.spawn(async move { core.write_summary(open).await }).detach();
+        self.env.spawner.spawn_as(Class::Bulk, async move { core.write_summary(open).await }).detach();
     }
 
     /// Seals what recovery walked and no stream goes on with: whatever summary is at the end of such a segment may tell of
@@ -37,7 +38,7 @@ impl Core {
             if (info.state, info.summary) == (SegmentState::Sealed, SummaryState::None) {
                 self.state.borrow_mut().log.segments.get_mut(open.id).state = SegmentState::Sealing;
                 let core = self.clone();
-                self.env.spawner.spawn(async move { core.write_summary(open).await }).detach();
+                self.env.spawner.spawn_as(Class::Bulk, async move { core.write_summary(open).await }).detach();
             }
         }
     }

@@ -14,6 +14,7 @@
 use std::rc::Rc;
 
 use super::{Core, Tier0};
+use crate::env::executor::Class;
 use crate::log::SegmentTable;
 use crate::pmem::Journal;
 
@@ -25,8 +26,8 @@ impl Core {
     pub(super) fn start_tier0(self: &Rc<Self>, tier0: &Rc<Tier0>) {
         let spawner = &self.env.spawner;
         spawner.spawn(self.clone().run_persists(tier0.clone())).detach();
-        spawner.spawn(self.clone().run_marks(tier0.clone())).detach();
-        spawner.spawn(self.clone().run_destage(tier0.clone())).detach();
+        spawner.spawn_as(Class::Bulk, self.clone().run_marks(tier0.clone())).detach();
+        spawner.spawn_as(Class::Bulk, self.clone().run_destage(tier0.clone())).detach();
     }
 
     /// Whether nothing is admitted to tier 0, or there is none.

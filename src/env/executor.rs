@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use async_task::{Runnable, ScheduleInfo, Task, WithInfo};
+use async_task::{Builder, ScheduleInfo, WithInfo};
 use slab::Slab;
 
 use super::reactor::Reactor;
@@ -20,6 +20,20 @@ pub trait Unpark: Send + Sync {
     /// Makes the next or current wait of the backend return.
     fn unpark(&self);
 }
+
+/// How soon a task is run that is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Somebody waits for each of its steps.
+    Prompt,
+    /// A step of it may wait for others: floods of data, and what runs in the background.
+    Bulk,
+}
+
+/// A task on the executor's thread; dropping it cancels it.
+pub type Task<T> = async_task::Task<T, Class>;
+
+type Runnable = async_task::Runnable<Class>;
 
 /// Tasks that are ready, and whether the thread sleeps.
 pub struct ReadyQueue {
@@ -31,20 +45,27 @@ pub struct ReadyQueue {
 }
 
 struct Ready {
-    /// In the order they became ready.
-    line: VecDeque<Runnable>,
-    /// The one that was woken last by another: see [`Order::keeps_hot`].
+    /// In the order they became ready: prompt ones, or all if they are not told apart.
+    prompt: VecDeque<Runnable>,
+    /// The prompt one that was woken last by another.
     hot: Option<Runnable>,
-    keeps_hot: bool,
+    /// The others, in order.
+    bulk: VecDeque<Runnable>,
+    /// See [`Order::sorts`].
+    sorts: bool,
 }
 
 impl ReadyQueue {
     fn push(&self, runnable: Runnable, info: ScheduleInfo) {
         let mut ready = lock(&self.ready);
-        // who wakes itself lets others go first
-        let to_line =
-            if ready.keeps_hot && !info.woken_while_running { ready.hot.replace(runnable) } else { Some(runnable) };
-        ready.line.extend(to_line);
+        if ready.sorts && *runnable.metadata() == Class::Bulk {
+            ready.bulk.push_back(runnable);
+        } else {
+            // who wakes itself lets others go first
+            let is_hot = ready.sorts && !info.woken_while_running;
+            let to_line = if is_hot { ready.hot.replace(runnable) } else { Some(runnable) };
+            ready.prompt.extend(to_line);
+        }
         drop(ready);
         // pairs with the store in `Executor::park`: either we see the flag, or it sees our task
         if self.parked.load(Ordering::SeqCst) {
@@ -52,18 +73,19 @@ impl ReadyQueue {
         }
     }
 
-    /// Tasks that are ready, and whether the last of them is hot.
-    fn len(&self) -> (usize, bool) {
+    fn tasks(&self) -> ReadyTasks {
         let ready = lock(&self.ready);
-        (ready.line.len() + usize::from(ready.hot.is_some()), ready.hot.is_some())
+        let has_hot = ready.hot.is_some();
+        ReadyTasks { prompt: ready.prompt.len() + usize::from(has_hot), has_hot, bulk: ready.bulk.len() }
     }
 
     fn take(&self, index: usize) -> Option<Runnable> {
         let mut ready = lock(&self.ready);
-        if index >= ready.line.len() {
-            return ready.hot.take();
+        let (line, has_hot) = (ready.prompt.len(), ready.hot.is_some());
+        if index < line {
+            return if index == 0 { ready.prompt.pop_front() } else { ready.prompt.swap_remove_back(index) };
         }
-        if index == 0 { ready.line.pop_front() } else { ready.line.swap_remove_back(index) }
+        if has_hot && index == line { ready.hot.take() } else { ready.bulk.pop_front() }
     }
 }
 
@@ -90,8 +112,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Spawner(Arc<ReadyQueue>);
 
 impl Spawner {
-    /// Starts `future`; dropping the handle cancels it, [`Task::detach`] lets it run.
+    /// Starts `future`; dropping the handle cancels it, `detach` lets it run.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+        self.spawn_as(Class::Prompt, future)
+    }
+
+    /// Starts `future` as a task of that class.
+    pub fn spawn_as<T: 'static>(&self, class: Class, future: impl Future<Output = T> + 'static) -> Task<T> {
         let queue = self.0.clone();
         let live = Live { queue: self.0.clone(), key: lock(&self.0.live).insert(None) };
         let key = live.key;
@@ -100,52 +127,71 @@ impl Spawner {
             future.await
         };
         let schedule = WithInfo(move |runnable, info| queue.push(runnable, info));
-        let (runnable, task) = async_task::spawn_local(guarded, schedule);
+        let (runnable, task) = Builder::new().metadata(class).spawn_local(move |_| guarded, schedule);
         lock(&self.0.live)[key] = Some(runnable.waker());
         runnable.schedule();
         task
     }
 }
 
+/// Tasks that are ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadyTasks {
+    /// Prompt ones; all of them where they are not told apart.
+    pub prompt: usize,
+    /// The last of the prompt ones was woken last by another, and behind others that were ready.
+    pub has_hot: bool,
+    /// Bulk ones.
+    pub bulk: usize,
+}
+
 /// How the next task is picked.
 pub trait Order {
-    /// Index of the task to run out of `ready` (at least 1), or `None` to let I/O complete first. The last is `hot` if that
-    /// was woken last by another.
-    fn pick(&mut self, ready: usize, hot: bool) -> Option<usize>;
+    /// Index of the task to run, prompt ones before the first bulk one, of which there is at least one in all; `None` to let
+    /// I/O complete first.
+    fn pick(&mut self, ready: ReadyTasks) -> Option<usize>;
 
-    /// Whether the task that was woken last by another is kept apart. If not, none is ever hot.
-    fn keeps_hot(&self) -> bool {
+    /// Whether tasks are told apart by class, and the one woken last is kept apart. If not, all are prompt and none is hot.
+    fn sorts(&self) -> bool {
         false
     }
 }
 
-/// First come, first served, but for the task that was woken last: it goes first a few times in a row, so that a commit, which
-/// several tasks pass from one to the next, does not wait at each step for all that a flood of data has made ready.
-/// Looks at I/O after a burst of tasks.
+/// First come, first served, but for two things: prompt tasks go before bulk ones, a bounded number in a row; and of prompt
+/// ones the one that was woken last goes first a few times in a row. A commit, which several tasks pass from one to the next,
+/// so does not wait at each step for all that a flood of data has made ready. Looks at I/O after a burst of tasks.
 #[derive(Default)]
 pub struct Fifo {
     turns: u32,
     /// Hot tasks run in a row.
     hot: u32,
+    /// Prompt tasks run in a row while bulk ones waited.
+    prompt: u32,
 }
 
 impl Fifo {
     const BURST: u32 = 32;
     const HOT_MAX: u32 = 4;
+    const PROMPT_MAX: u32 = 16;
 }
 
 impl Order for Fifo {
-    fn pick(&mut self, ready: usize, hot: bool) -> Option<usize> {
+    fn pick(&mut self, ready: ReadyTasks) -> Option<usize> {
         self.turns = (self.turns + 1) % Self::BURST;
         if self.turns == 0 {
             return None;
         }
-        let goes_first = hot && self.hot < Self::HOT_MAX;
+        if ready.prompt == 0 || (ready.bulk > 0 && self.prompt >= Self::PROMPT_MAX) {
+            self.prompt = 0;
+            return Some(ready.prompt);
+        }
+        self.prompt = if ready.bulk > 0 { self.prompt + 1 } else { 0 };
+        let goes_first = ready.has_hot && self.hot < Self::HOT_MAX;
         self.hot = if goes_first { self.hot + 1 } else { 0 };
-        Some(if goes_first { ready - 1 } else { 0 })
+        Some(if goes_first { ready.prompt - 1 } else { 0 })
     }
 
-    fn keeps_hot(&self) -> bool {
+    fn sorts(&self) -> bool {
         true
     }
 }
@@ -171,7 +217,12 @@ impl Executor {
     #[must_use]
     pub fn new(reactor: Rc<Reactor>, order: Box<dyn Order>) -> Self {
         let queue = ReadyQueue {
-            ready: Mutex::new(Ready { line: VecDeque::with_capacity(1024), hot: None, keeps_hot: order.keeps_hot() }),
+            ready: Mutex::new(Ready {
+                prompt: VecDeque::with_capacity(1024),
+                hot: None,
+                bulk: VecDeque::with_capacity(1024),
+                sorts: order.sorts(),
+            }),
             live: Mutex::new(Slab::with_capacity(1024)),
             parked: AtomicBool::new(false),
             unpark: reactor.unparker(),
@@ -220,10 +271,10 @@ impl Executor {
 
     /// One task, or one look at I/O.
     fn turn(&mut self) {
-        let (ready, hot) = self.queue.len();
-        if ready == 0 {
+        let ready = self.queue.tasks();
+        if ready.prompt + ready.bulk == 0 {
             self.park();
-        } else if let Some(index) = self.order.pick(ready, hot) {
+        } else if let Some(index) = self.order.pick(ready) {
             if let Some(runnable) = self.queue.take(index) {
                 runnable.run();
             }
@@ -243,7 +294,7 @@ impl Executor {
             return;
         }
         self.queue.parked.store(true, Ordering::SeqCst);
-        if self.queue.len().0 == 0 {
+        if self.queue.tasks() == ReadyTasks::default() {
             // what was started goes out with the wait: one system call
             let queue = &self.queue;
             self.reactor.wait(|| queue.parked.store(false, Ordering::SeqCst));
@@ -342,6 +393,26 @@ mod tests {
         assert!(at("link 2") < at("other 0"), "{order:?}");
         assert!(at("other 0") < at("link 5"), "bounded: {order:?}");
         assert!(at("other 2") < at("yielded"), "{order:?}");
+    }
+
+    #[test]
+    fn prompt_tasks_go_before_bulk_ones_a_bounded_number_in_a_row() {
+        let order = order_of(async |spawner, said| {
+            let say = |class: Class, what: String| {
+                let said = said.clone();
+                spawner.spawn_as(class, async move { said.borrow_mut().push(what) })
+            };
+            let bulk: Vec<_> = (0..3).map(|n| say(Class::Bulk, format!("bulk {n}"))).collect();
+            let prompt: Vec<_> = (0..40).map(|n| say(Class::Prompt, format!("prompt {n}"))).collect();
+            for task in bulk.into_iter().chain(prompt) {
+                task.await;
+            }
+        });
+        let of = |class: &str| order.iter().filter(|said| said.starts_with(class)).cloned().collect::<Vec<_>>();
+        assert_eq!((of("bulk").len(), of("prompt").len()), (3, 40));
+        assert_eq!(of("bulk"), ["bulk 0", "bulk 1", "bulk 2"]);
+        let first = order.iter().position(|said| said == "bulk 0").unwrap();
+        assert!((12..=16).contains(&first), "after {first}: {order:?}");
     }
 
     #[test]

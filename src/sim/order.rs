@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-use crate::env::executor::Order;
+use crate::env::executor::{Order, ReadyTasks};
 
 /// Picks any ready task, and now and then lets I/O come first. How often is drawn once a run, so that some runs are
 /// nearly first come, first served and others starve tasks for long.
@@ -23,14 +23,14 @@ impl SeededOrder {
 }
 
 impl Order for SeededOrder {
-    fn pick(&mut self, ready: usize, _hot: bool) -> Option<usize> {
+    fn pick(&mut self, ready: ReadyTasks) -> Option<usize> {
         if self.rng.u32(0..self.io_one_in) == 0 {
             return None;
         }
         if self.rng.u8(0..8) < self.in_turn_of_8 {
             return Some(0);
         }
-        Some(self.rng.usize(0..ready))
+        Some(self.rng.usize(0..ready.prompt))
     }
 }
 
@@ -43,7 +43,7 @@ mod tests {
         for seed in 0..16 {
             let picks = |seed| {
                 let mut order = SeededOrder::new(Rng::with_seed(seed));
-                (0..1000).map(|_| order.pick(4, false)).collect::<Vec<_>>()
+                (0..1000).map(|_| order.pick(ReadyTasks { prompt: 4, ..ReadyTasks::default() })).collect::<Vec<_>>()
             };
             let first = picks(seed);
             assert_eq!(first, picks(seed));

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
-use async_task::Task;
 use rustix::fs::{self, FileType, Mode};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -18,6 +17,7 @@ use rustix::net::{self, AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, So
 use super::exports::Exports;
 use super::{CONNECTIONS_MAX, connection};
 use crate::env::Env;
+use crate::env::executor::Task;
 use crate::env::reactor::Op;
 use crate::env::sync::Notify;
 use crate::error::{Error, ErrorKind, Result};
