@@ -3,9 +3,10 @@
 //! A job has a *ticket*: the place where its result is put and where the waker of whoever waits for it is kept. Lines
 //! and slab keep their memory, so that a steady load does not allocate.
 //!
-//! **Invariants.** Whenever a line is not empty, a worker is awake or was called, or the one job in it is about to be
-//! taken back by the core ([`Submitted::Alone`]). Urgent jobs overtake others at most [`OVERTAKING_MAX`] times in a
-//! row; what the core takes back is not counted, since no worker's turn goes to it.
+//! **Invariants.** Whenever a line is not empty, a worker is awake or was called. A job that is alone
+//! ([`Submitted::Alone`]) is in no line: no worker begins it just before the core comes back for it. Urgent jobs overtake
+//! others at most [`OVERTAKING_MAX`] times in a row; what the core takes back is not counted, since no worker's turn goes
+//! to it.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -48,6 +49,8 @@ pub(super) struct Queue {
 struct State {
     urgent: VecDeque<Job>,
     other: VecDeque<Job>,
+    /// The job that the core will come back for, until another comes for which that makes it wait.
+    alone: Option<Job>,
     /// Urgent jobs taken since another one was.
     overtaking: u32,
     tickets: Slab<Ticket>,
@@ -76,6 +79,7 @@ impl Queue {
         let state = State {
             urgent: VecDeque::with_capacity(capacity),
             other: VecDeque::with_capacity(capacity),
+            alone: None,
             overtaking: 0,
             tickets: Slab::with_capacity(capacity),
             running: 0,
@@ -97,12 +101,17 @@ impl Queue {
     pub(super) fn submit(&self, work: Work) -> (usize, Submitted) {
         let mut state = self.lock();
         let ticket = state.tickets.insert(Ticket::Waiting(None));
-        let alone = state.is_alone(&work, 0);
-        let line = if work.urgent() { &mut state.urgent } else { &mut state.other };
-        line.push_back(Job { ticket, work });
-        if alone {
+        let job = Job { ticket, work };
+        if state.is_alone(&job.work) {
+            state.alone = Some(job);
             return (ticket, Submitted::Alone);
         }
+        // two that are as urgent are for workers; what is less urgent takes nothing from one that is alone
+        let is_company = |held: &mut Job| job.work.urgent() || !held.work.urgent();
+        if let Some(held) = state.alone.take_if(is_company) {
+            state.push(held);
+        }
+        state.push(job);
         let call = state.sleeping > 0;
         if call {
             state.sleeping -= 1;
@@ -118,12 +127,7 @@ impl Queue {
     /// The work of a job that is still alone, and forgets the ticket.
     pub(super) fn take_back(&self, ticket: usize) -> Option<Work> {
         let mut state = self.lock();
-        let first = if state.urgent.is_empty() { state.other.front() } else { state.urgent.front() };
-        if !first.is_some_and(|job| job.ticket == ticket && state.is_alone(&job.work, 1)) {
-            return None;
-        }
-        let line = if state.urgent.is_empty() { &mut state.other } else { &mut state.urgent };
-        let job = line.pop_front()?;
+        let job = state.alone.take_if(|job| job.ticket == ticket)?;
         state.tickets.remove(ticket);
         Some(job.work)
     }
@@ -195,12 +199,13 @@ impl Queue {
     /// Nobody waits for this result any more.
     pub(super) fn abandon(&self, ticket: usize) {
         let mut state = self.lock();
+        let alone = state.alone.take_if(|job| job.ticket == ticket);
         let old = match &mut state.tickets[ticket] {
-            Ticket::Done(_) => state.tickets.remove(ticket),
-            waiting => std::mem::replace(waiting, Ticket::Orphan),
+            Ticket::Waiting(_) if alone.is_none() => std::mem::replace(&mut state.tickets[ticket], Ticket::Orphan),
+            _ => state.tickets.remove(ticket),
         };
         drop(state);
-        drop(old);
+        drop((old, alone));
     }
 
     /// Jobs that workers have done.
@@ -252,12 +257,17 @@ impl State {
         self.urgent.len() + self.other.len()
     }
 
-    /// Whether `work` is alone, or the only urgent one while workers are at what is not: it would wait for them to end and
-    /// then to wake the core, which can do it sooner. It is one of `queued` jobs that are in line.
-    fn is_alone(&self, work: &Work, queued: usize) -> bool {
-        let none = self.running == 0 && self.waiting() == queued;
-        let none_as_urgent = self.running > 0 && self.running_urgent == 0 && self.urgent.len() == queued;
-        work.quick() && (none || (none_as_urgent && work.urgent() && work.helpable()))
+    fn push(&mut self, job: Job) {
+        let line = if job.work.urgent() { &mut self.urgent } else { &mut self.other };
+        line.push_back(job);
+    }
+
+    /// Whether `work` would be alone, or the only urgent one beside what is not: it would wait for a worker to end that, and
+    /// then to wake the core, which can do it sooner.
+    fn is_alone(&self, work: &Work) -> bool {
+        let none = self.running == 0 && self.waiting() == 0;
+        let none_as_urgent = self.running_urgent == 0 && self.urgent.is_empty();
+        self.alone.is_none() && work.quick() && (none || (none_as_urgent && work.urgent() && work.helpable()))
     }
 
     /// Whether the next job is one that is not urgent.
