@@ -73,6 +73,7 @@ pub fn open_journal(path: &Path) -> Result<JournalDevice> {
     if in_memory {
         let mapping = Mapping::new(file, len, Durability::Never, false);
         let mapping = mapping.map_err(|e| Error::io(format!("mapping the journal {shown}"), e))?;
+        mapping.populate().map_err(|e| Error::io(format!("taking the memory of the journal {shown}"), e))?;
         return Ok(JournalDevice::Mapped(mapping, JournalKind::Volatile));
     }
     Ok(map_synchronous(file, len).map_or(JournalDevice::Block(device), |m| JournalDevice::Mapped(m, JournalKind::Dax)))
