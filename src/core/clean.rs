@@ -41,8 +41,10 @@ use crate::log::{SegmentInfo, SegmentState, Streams};
 use crate::map::leaf_of;
 use crate::units::{Granule, SegmentId};
 
-/// Records relocated or surveyed before others have their turn.
+/// Records relocated before others have their turn.
 const PORTION: usize = 16;
+/// Records surveyed before others have their turn.
+const SURVEYED: usize = 128;
 
 /// The state of the cleaner.
 pub(super) struct Cleaner {
@@ -275,7 +277,7 @@ impl Core {
         }
         self.note_lifespan(id);
         let advance = self.expected_gain(id) / 2;
-        if let Err(error) = self.read_segment(id, memory, advance).await {
+        if let Err(error) = self.read_segment(id, memory, advance / 2).await {
             tracing::error!("segment {id} cannot be cleaned: {error}");
             self.set_aside(id);
             return Ok(());
@@ -318,7 +320,7 @@ impl Core {
         memory: &mut Memory,
         advance: u64,
     ) -> Result<()> {
-        let survey = self.survey(records, &memory.bytes).await;
+        let survey = self.survey(records, &memory.bytes, advance / 2).await;
         let bytes = u32::try_from(survey.bytes).unwrap_or(u32::MAX);
         self.state.borrow_mut().log.segments.measured(id, survey.total, bytes);
         let Some((unpack, gain)) = self.gain(&survey) else {
@@ -390,10 +392,13 @@ impl Core {
         }
     }
 
-    async fn survey(self: &Rc<Self>, records: Vec<SummaryEntry>, bytes: &[u8]) -> Survey {
+    /// Looks at what is live, for which `advance` is gained as far as writers are concerned.
+    async fn survey(self: &Rc<Self>, records: Vec<SummaryEntry>, bytes: &[u8], advance: u64) -> Survey {
         let mut survey = Survey::default();
+        let looks = records.len().div_ceil(SURVEYED).max(1) as u64;
         for (index, record) in records.into_iter().enumerate() {
-            if index % (PORTION * 16) == 0 {
+            if index % SURVEYED == 0 {
+                self.credit(advance / looks);
                 yield_now().await;
             }
             let Change::Fragment { entry, .. } = record.change else { continue };
