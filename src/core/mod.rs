@@ -67,6 +67,7 @@ pub use fullness::{Fullness, Watermarks};
 pub use latch::Latch;
 pub use recent::{Reading, Recent};
 pub use recompress::{RecompressStatus, Recompression};
+pub use room::RESERVE_SEGMENTS;
 pub use state::{Namespace, RootState, State};
 pub use stats::{NamespaceStats, Stats};
 pub use tier0::Tier0;

@@ -17,7 +17,7 @@ use crate::log::{BatchMemory, OpenSegment, SegmentState, StreamKind, Streams};
 use crate::units::SegmentId;
 
 /// Announced segments that host writes may not take.
-pub(super) const RESERVE_SEGMENTS: usize = 4;
+pub const RESERVE_SEGMENTS: usize = 4;
 /// Announced segments that discards may not take either: what they make room with is itself never without room.
 const RESERVE_FOR_MOVES: usize = 3;
 /// Announced segments that relocations may not take either: checkpoints always fit.

@@ -5,7 +5,7 @@
 //!     [--trace uniform|zipfian] [--fill-blocks 1] [--depth 32] [--workers 1]
 //! ```
 //! In process, 4 KiB overwrites of 2:1 data (half random, half zeros), never flushed. A round is as many stored bytes as the
-//! pool's segments hold; for each it prints the bytes that went to the medium for each byte of the host, everything
+//! pool has room for; for each it prints the bytes that went to the medium for each byte of the host, everything
 //! counted, the rate, and latencies. `--fill-blocks 4` writes everything once in requests of four blocks instead of
 //! one, so that fragments become partly dead. The file is created, used and removed.
 
@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use clap::Parser;
+use plica::core::RESERVE_SEGMENTS;
 use plica::core::request::NamespaceClient;
 use plica::env::Env;
 use plica::error::Result;
@@ -23,8 +24,8 @@ use plica::media::create_file;
 use plica::pool::PoolStatus;
 use ublk_tests::bench::{BLOCK, Bench, Lane, Latencies, Meter, Serve, namespace, on_file, ratio, run_lanes};
 
-/// Bytes that a block takes: half of it, what LZ4 makes of the zeros, header, and its part of the summary.
-const BLOCK_STORED: u64 = 2148;
+/// Bytes that a block takes: half of it, what LZ4 makes of the zeros, header, its part of the summary, and its entry in the map.
+const BLOCK_STORED: u64 = 2156;
 
 #[derive(Parser, Clone)]
 #[command(about = "Overwrites a pool at random until it is in steady state")]
@@ -34,7 +35,7 @@ struct Arguments {
     /// Its size.
     #[arg(long, default_value_t = 34816)]
     mib: u64,
-    /// Live part of its segments, in percent.
+    /// Live part of what hosts can fill of it, in percent: what `plica status` shows as in use.
     #[arg(long, default_value_t = 70)]
     live: u64,
     /// Capacities written after the fill.
@@ -139,11 +140,11 @@ async fn measure(bench: Bench, a: Arguments) -> Result<()> {
     let pool = bench.open(Serve { workers: a.workers, ..Serve::default() }).await?;
     let env = &bench.env;
     let first = pool.status();
-    let usable = u64::from(first.segments) * u64::from(first.segment_bytes);
+    let usable = (u64::from(first.segments) - RESERVE_SEGMENTS as u64) * u64::from(first.segment_bytes);
     let blocks = usable * a.live / 100 / BLOCK_STORED / a.fill_blocks * a.fill_blocks;
     pool.create_namespace(&namespace("steady", blocks, 4)).await?;
     let client = pool.client("steady")?;
-    println!("{} MiB of segments, {} MiB of data", usable >> 20, (blocks * BLOCK as u64) >> 20);
+    println!("{} MiB for hosts, {} MiB of data", usable >> 20, (blocks * BLOCK as u64) >> 20);
     println!(
         "{:<8} {:>12} {:>12} {:>9} {:>10} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9}",
         "round",
@@ -188,6 +189,7 @@ async fn measure(bench: Bench, a: Arguments) -> Result<()> {
             now.fragments_unpacked - before.fragments_unpacked,
         );
         if round == 0 {
+            println!("{:.1} % of the pool is in use", now.percent_used.unwrap_or(0.0));
             empty = times.micros(990);
         } else if round == a.rounds && empty > 0.0 {
             println!("{}", shares(&before, &now));
