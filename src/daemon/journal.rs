@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::format::journal::JOURNAL_HEADER_BYTES;
 use crate::format::superblock::JournalName;
-use crate::media::create_file;
+use crate::media::{create_file, signature};
 use crate::pmem::{JournalDevice, JournalKind, Memory, open_journal};
 
 /// The risk of a journal in memory, for whoever did not ask for one.
@@ -101,15 +101,15 @@ impl NewJournal {
 
 /// Refuses a medium with content.
 fn check_unused(device: &JournalDevice, path: &Path) -> Result<()> {
-    let mut head = vec![0; JOURNAL_HEADER_BYTES];
+    let mut head = vec![0; 2 * JOURNAL_HEADER_BYTES];
     let found = match device {
         JournalDevice::Mapped(mapping, _) if mapping.size() >= head.len() as u64 => {
             mapping.load(0, &mut head);
-            None
+            signature::detect(&head, &[], mapping.size(), &[])
         }
         JournalDevice::Mapped(..) => None,
         JournalDevice::Block(device) => {
-            head = device.read_blocking(0, JOURNAL_HEADER_BYTES)?;
+            head = device.read_blocking(0, 2 * JOURNAL_HEADER_BYTES)?;
             device.signature(&[])?
         }
     };

@@ -17,7 +17,8 @@ pub const JOURNAL_HEADER_BYTES: usize = 4096;
 pub const JOURNAL_HEADERS: u64 = 2;
 /// Bytes before the segments.
 pub const JOURNAL_FRONT_BYTES: u64 = 256 << 10;
-const MAGIC: [u8; 8] = *b"PLCjrnl\0";
+/// What a journal begins with.
+pub const MAGIC: [u8; 8] = *b"PLCjrnl\0";
 const VERSION: u32 = 1;
 
 /// A decoded header.

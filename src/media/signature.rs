@@ -2,6 +2,8 @@
 //!
 //! **Not here:** whether overwriting is allowed (the commands decide), and checking anything beyond the magic number.
 
+use crate::format::journal;
+
 /// A magic number and what it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signature {
@@ -24,6 +26,8 @@ pub const TAIL_BYTES: usize = 128 << 10;
 
 /// The first that fits is it; what is more specific comes first, since boot sectors of filesystems look like an MBR.
 const HEAD: &[Signature] = &[
+    at(0, &journal::MAGIC, "the journal of a Plica pool"),
+    at(journal::JOURNAL_HEADER_BYTES, &journal::MAGIC, "the journal of a Plica pool"),
     at(0, b"LUKS\xba\xbe", "a LUKS container"),
     at(0x10040, b"_BHRfS_M", "a btrfs filesystem"),
     at(0, b"XFSB", "an XFS filesystem"),

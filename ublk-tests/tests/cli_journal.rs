@@ -66,12 +66,14 @@ fn a_journal_survives_a_kill_and_may_move() {
 #[test]
 fn a_pool_is_given_a_journal_and_gives_it_up() {
     let place = Place::with_namespace();
-    let journal = format!("{}:16M", place.text("journal"));
+    let journal = format!("{}:32M", place.text("journal"));
     let add = ["--journal", &journal, "--journal-volatile"];
     assert!(place.on_pool("journal add", add).done().contains("added"));
     place
         .on_pool("journal add", ["--journal", &place.text("journal"), "--journal-volatile", "--force"])
         .failed(1, "already");
+    let (key, another) = (place.key(), place.text("journal"));
+    place.plica(["create", &another, "--root-key", &key]).failed(1, "holds the journal of a Plica pool");
     let bytes = sample(256 << 10, 2);
     let daemon = place.serve();
     for _ in 0..3 {
