@@ -1,7 +1,7 @@
 //! Making blocks smaller, and back.
 //!
 //! All zeros need no payload. Anything else is kept compressed only if that saves at least one granule; otherwise it
-//! is stored raw, which costs nothing to read. A compressed payload is never shorter than an AES block, which XTS
+//! is stored raw, without the zeros that it ends with, which costs nothing to read. A compressed payload is never shorter than an AES block, which XTS
 //! relies on: LZ4 cannot make a block of 4 KiB that small, and a zstd frame that would be is given up for LZ4.
 //!
 //! Data that cannot get smaller (media, archives, what is encrypted already) is noticed by [`noise`](super::noise)
@@ -79,16 +79,17 @@ impl Compressor {
         out: &mut [u8],
         compress: impl FnOnce(&mut Self, &mut [u8]) -> Result<Option<(Codec, usize)>>,
     ) -> Result<(Codec, usize)> {
-        if is_zero(plain) {
+        let kept = without_zeros_at_end(plain);
+        if kept == 0 {
             return Ok((Codec::Zero, 0));
         }
         if !looks_like_noise(plain)
-            && let Some(form) = compress(self, out)?
+            && let Some(form) = compress(self, out)?.filter(|(_, len)| len + SAVED_MIN <= kept)
         {
             return Ok(form);
         }
-        out[..plain.len()].copy_from_slice(plain);
-        Ok((Codec::Raw, plain.len()))
+        out[..kept].copy_from_slice(&plain[..kept]);
+        Ok((Codec::Raw, kept))
     }
 
     fn lz4(&mut self, plain: &[u8], out: &mut [u8]) -> Option<(Codec, usize)> {
@@ -163,6 +164,12 @@ impl Decompressor {
     }
 }
 
+/// Bytes of whole blocks up to the last that is not zero, in units of an AES block; 0 when all are.
+fn without_zeros_at_end(plain: &[u8]) -> usize {
+    let (units, _) = plain.as_chunks::<{ xts::BLOCK }>();
+    units.iter().rposition(|unit| u128::from_le_bytes(*unit) != 0).map_or(0, |last| (last + 1) * xts::BLOCK)
+}
+
 /// Whether all bytes are zero. Data that is not is usually noticed in its first words.
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     let (lines, rest) = bytes.as_chunks::<128>();
@@ -186,7 +193,11 @@ mod tests {
         let (codec, len) = Compressor::new().compress(plain, compression, &mut out).unwrap();
         match codec {
             Codec::Zero => assert!(plain.iter().all(|&byte| byte == 0)),
-            Codec::Raw => assert_eq!(&out[..len], plain),
+            Codec::Raw => {
+                assert!(len <= plain.len() && len >= xts::BLOCK, "{len} bytes");
+                assert_eq!(&out[..len], &plain[..len]);
+                assert!(plain[len..].iter().all(|&byte| byte == 0));
+            }
             Codec::Lz4 | Codec::Zstd => {
                 assert!(len <= plain.len() - SAVED_MIN && len >= xts::BLOCK, "{len} bytes");
                 let mut back = vec![0xdd; plain.len()];
@@ -227,7 +238,10 @@ mod tests {
             let mut back = vec![0xdd; plain.len()];
             match codec {
                 Codec::Zero => back.fill(0),
-                Codec::Raw => back.copy_from_slice(&out[..len]),
+                Codec::Raw => {
+                    back.fill(0);
+                    back[..len].copy_from_slice(&out[..len]);
+                }
                 Codec::Lz4 | Codec::Zstd => Decompressor::new().decompress(codec, &out[..len], &mut back).unwrap(),
             }
             assert!(back == plain && len <= plain.len(), "{codec}: {len} bytes");
@@ -242,6 +256,24 @@ mod tests {
                 assert_eq!(round_trip(&plain, compression), (Codec::Raw, plain.len()));
             }
         }
+    }
+
+    #[test]
+    fn zeros_at_the_end_are_not_stored() {
+        for (kept, stored) in [(1, 16), (16, 16), (17, 32), (2048, 2048), (4095, 4096), (4096, 4096)] {
+            let mut plain = noise(BLOCK_BYTES, 9);
+            plain[kept - 1] |= 1;
+            plain[kept..].fill(0);
+            for compression in [Compression::Lz4, Compression::Zstd] {
+                let (codec, len) = round_trip(&plain, compression);
+                assert!(codec == Codec::Raw && len == stored || len < stored, "{kept} bytes: {codec} {len}");
+            }
+            assert_eq!(round_trip(&plain, Compression::None), (Codec::Raw, BLOCK_BYTES));
+        }
+        // what can be compressed is, however it ends
+        let mut text = b"zeros at the end ".repeat(121);
+        text.resize(BLOCK_BYTES, 0);
+        assert!(round_trip(&text, Compression::Lz4).1 < 100);
     }
 
     #[test]

@@ -61,19 +61,23 @@ impl Decoder {
     }
 
     fn open_raw(&mut self, sealed: &[u8], name: &FragmentName, sealer: &Sealer, plain: &mut [u8]) -> Result<()> {
-        let expected = plain.len() + sealer.overhead();
-        if sealed.len() != expected {
-            return Err(wrong_length(sealed.len(), expected));
-        }
+        // it ends before the zeros that the blocks end with
+        let most = plain.len() + sealer.overhead();
+        let Some(len) = sealed.len().checked_sub(sealer.overhead()).filter(|len| *len > 0 && *len <= plain.len())
+        else {
+            return Err(wrong_length(sealed.len(), most));
+        };
+        let (kept, zeros) = plain.split_at_mut(len);
         if sealer.overhead() == 0 {
-            plain.copy_from_slice(sealed);
-            sealer.open(name, plain)?;
+            kept.copy_from_slice(sealed);
+            sealer.open(name, kept)?;
         } else {
-            let scratch = &mut self.scratch[..expected];
+            let scratch = &mut self.scratch[..sealed.len()];
             scratch.copy_from_slice(sealed);
             let len = sealer.open(name, scratch)?;
-            plain.copy_from_slice(&scratch[..len]);
+            kept.copy_from_slice(&scratch[..len]);
         }
+        zeros.fill(0);
         Ok(())
     }
 }
@@ -126,7 +130,10 @@ mod tests {
             let sealer = Sealer::new(data_key(1), cipher);
             for compression in COMPRESSIONS {
                 for blocks in 1..=8 {
+                    let mut ends_with_zeros = noise(blocks * BLOCK_BYTES, 2);
+                    ends_with_zeros[blocks * BLOCK_BYTES - 1000..].fill(0);
                     for plain in [
+                        ends_with_zeros,
                         vec![0; blocks * BLOCK_BYTES],
                         vec![9; blocks * BLOCK_BYTES],
                         noise(blocks * BLOCK_BYTES, 1),
@@ -139,6 +146,23 @@ mod tests {
                         assert!(encoded.stored <= plain.len() + sealer.overhead());
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_raw_payload_is_no_longer_than_its_blocks_and_what_it_lacks_is_zeros() {
+        let mut plain = noise(2 * BLOCK_BYTES, 4);
+        plain[5000..].fill(0);
+        for cipher in CIPHERS {
+            let sealer = Sealer::new(data_key(1), cipher);
+            let (encoded, sealed) = encode(&plain, Compression::Lz4, &sealer);
+            assert_eq!((encoded.codec, encoded.stored), (Codec::Raw, 5008 + sealer.overhead()));
+            assert_eq!(decode(&sealed, Codec::Raw, 2, &sealer).unwrap(), plain);
+            let error = decode(&sealed, Codec::Raw, 1, &sealer).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{cipher}: more than a block");
+            for len in [0, sealer.overhead(), sealer.overhead() + 15] {
+                assert!(decode(&sealed[..len], Codec::Raw, 2, &sealer).is_err(), "{cipher}: {len} bytes");
             }
         }
     }
