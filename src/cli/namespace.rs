@@ -3,6 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::access::{Access, access, unexpected};
 use super::offline::{look, with_pool};
@@ -307,25 +308,37 @@ impl DestroyArgs {
 impl ResizeArgs {
     fn run(self) -> Result<(), Failure> {
         let (name, size, force) = (self.name.clone(), self.size, self.force);
-        let namespace = match access(&self.pool)? {
+        let (namespace, note) = match access(&self.pool)? {
             Access::Served(mut daemon) => match daemon.ask(Command::NamespaceResize { name, size, force })? {
-                Answer::Namespace { namespace, .. } => namespace,
+                Answer::Resized { namespace, note } => (namespace, note),
                 other => return Err(unexpected(&other)),
             },
             Access::Idle(peek) => {
                 let blocks = size / u64::from(BLOCK_SIZE);
                 let body =
                     async move |pool: std::rc::Rc<crate::pool::Pool>| pool.resize_namespace(&name, blocks, force).await;
-                NamespaceInfo::from(&with_pool(&self.pool, None, &peek, &self.key, body)?)
+                (NamespaceInfo::from(&with_pool(&self.pool, None, &peek, &self.key, body)?), None)
             }
         };
         if self.json {
-            output::print_json(&namespace);
-        } else {
-            output::print(&format!("namespace {} has {} now\n", namespace.name, size::exact(namespace.size)));
+            output::print_json(&Resized { namespace, note });
+            return Ok(());
+        }
+        output::print(&format!("namespace {} has {} now\n", namespace.name, size::exact(namespace.size)));
+        if let Some(note) = note {
+            output::print(&format!("{note}\n"));
         }
         Ok(())
     }
+}
+
+/// What `resize --json` prints.
+#[derive(Serialize)]
+struct Resized {
+    #[serde(flatten)]
+    namespace: NamespaceInfo,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 impl NamedArgs {

@@ -226,6 +226,13 @@ pub enum Answer {
         /// Where it is served.
         served: Option<Served>,
     },
+    /// To [`Command::NamespaceResize`].
+    Resized {
+        /// The namespace as it is now.
+        namespace: NamespaceInfo,
+        /// Who still sees it as it was, and until when.
+        note: Option<String>,
+    },
     /// To [`Command::NamespaceList`].
     Namespaces(Vec<NamespaceInfo>),
     /// To [`Command::Status`].

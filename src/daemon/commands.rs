@@ -26,11 +26,7 @@ impl Daemon {
             Command::NamespaceList => Ok(Answer::Namespaces(self.infos())),
             Command::NamespaceCreate(info) => self.create_namespace(&info).await,
             Command::NamespaceDestroy { name } => self.destroy_namespace(&name).await,
-            Command::NamespaceResize { name, size, force } => {
-                let _pass = self.gate.enter().await;
-                let entry = self.pool.resize_namespace(&name, size / u64::from(BLOCK_SIZE), force).await?;
-                Ok(Answer::Namespace { namespace: NamespaceInfo::from(&entry), served: self.front_ends.get(&name) })
-            }
+            Command::NamespaceResize { name, size, force } => self.resize_namespace(&name, size, force).await,
             Command::NamespaceServe { name } => self.serve_namespace(&name).await,
             Command::NamespaceUnserve { name } => {
                 let _pass = self.gate.enter().await;
@@ -95,6 +91,16 @@ impl Daemon {
         }
         self.pool.destroy_namespace(name).await?;
         Ok(Answer::Done)
+    }
+
+    async fn resize_namespace(&self, name: &str, size: u64, force: bool) -> Result<Answer> {
+        let _pass = self.gate.enter().await;
+        let entry = self.pool.resize_namespace(name, size / u64::from(BLOCK_SIZE), force).await?;
+        let note = self.front_ends.follow_size(name, size).await;
+        if let Some(note) = &note {
+            tracing::warn!("{note}");
+        }
+        Ok(Answer::Resized { namespace: NamespaceInfo::from(&entry), note })
     }
 
     async fn serve_namespace(&self, name: &str) -> Result<Answer> {

@@ -8,7 +8,7 @@ use super::helper::blocking;
 use crate::control::{BusyDevices, Served};
 use crate::core::request::NamespaceClient;
 use crate::env::Env;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::frontend::nbd::{Export, Exports, Server};
 use crate::frontend::ublk::{UblkOptions, UblkServer};
@@ -111,6 +111,34 @@ impl FrontEnds {
                 }
                 result
             }
+        }
+    }
+
+    /// A namespace has another size: whoever uses it sees that now. Returns who does not, and until when.
+    pub(super) async fn follow_size(&self, name: &str, bytes: u64) -> Option<String> {
+        if let Way::Nbd { exports, .. } = &self.way {
+            let connections = exports.connections(name);
+            return (connections > 0).then(|| {
+                format!("{connections} NBD client(s) of namespace {name} see its new size when they connect again")
+            });
+        }
+        let taken = self.serving.borrow_mut().remove(name);
+        let Some(FrontEnd::Ublk { device, server }) = taken else { return None };
+        let resized = blocking(move || {
+            let result = server.resize(bytes);
+            (server, result)
+        });
+        let keeps = |error: &Error| {
+            let device = device.display();
+            format!("{device} keeps its old size until namespace {name} is served anew (unserve, then serve): {error}")
+        };
+        match resized.await {
+            Ok((server, result)) => {
+                let note = result.err().as_ref().map(keeps);
+                self.serving.borrow_mut().insert(name.to_owned(), FrontEnd::Ublk { device, server });
+                note
+            }
+            Err(error) => Some(keeps(&error)),
         }
     }
 

@@ -42,6 +42,7 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     ("two-keys", many::two_keys),
     ("many-namespaces", many::hundred),
     ("online-namespaces", many::online),
+    ("resized", many::resized),
     ("daemon-death", daemon_death::under_fio),
     ("daemon-death-acknowledged", daemon_death::nothing_acknowledged_is_lost),
     ("daemon-death-mounted", daemon_death::mounted),

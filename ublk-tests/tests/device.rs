@@ -44,6 +44,7 @@ scenarios! {
     two_keys "two-keys"
     many_namespaces "many-namespaces"
     online_namespaces "online-namespaces"
+    resized "resized"
     daemon_death "daemon-death"
     daemon_death_acknowledged "daemon-death-acknowledged"
     daemon_death_mounted "daemon-death-mounted"

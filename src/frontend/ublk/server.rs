@@ -63,8 +63,8 @@ impl UblkServer {
         self.recovered
     }
 
-    /// Changes the size of the device, without interrupting who uses it. The namespace must have the new size already
-    /// (growing) or keep the old until this is done (shrinking).
+    /// Changes the size of the device, without interrupting who uses it. The namespace has the new size already: what is
+    /// beyond it is refused from then on, by the core until this is done and by the kernel after.
     ///
     /// # Errors
     /// `Unsupported` before Linux 6.16; `Config` if `bytes` is not a whole number of logical blocks.

@@ -89,3 +89,49 @@ pub(super) fn online(place: &Place) -> Result<()> {
     ensure(load.status.success(), || load.failure("fio beside it").to_string())?;
     daemon.stop()
 }
+
+/// A filesystem grows with its device while it is written to, and shrinks after it was made smaller; on a kernel that cannot
+/// resize a device the command says so, and serving anew does it.
+pub(super) fn resized(place: &Place) -> Result<()> {
+    let (pool, daemon, device) = place.served(&Namespace::new("data", "256M"))?;
+    let (mount, shown) = (place.path("mount"), device.display().to_string());
+    let mount = mount.display();
+    let bytes = || -> Result<u64> {
+        let out = sh(format!("blockdev --getsize64 {shown}")).ok()?;
+        out.trim().parse().map_err(|e| Failure::new(format!("blockdev says {out:?}: {e}")))
+    };
+    let resize =
+        |size: &str| pool.plica(["namespace", "resize"]).map(|cmd| cmd.arg(pool.path()).args(["data", "--size", size]));
+    sh(format!(
+        "mkfs.ext4 -q {shown}; mkdir -p {mount}; mount {shown} {mount}
+        head -c 40M /dev/urandom > {mount}/a; sha256sum {mount}/a > {mount}/sums; sync"
+    ))
+    .ok()?;
+    ensure(bytes()? == 256 << 20, || "not 256 MiB".into())?;
+    let out = resize("512M")?.ok()?;
+    ensure(out.contains("512M now"), || out.clone())?;
+    if out.contains("keeps its old size") {
+        ensure(bytes()? == 256 << 20, || "it says that it keeps its size".into())?;
+        sh(format!("umount {mount}")).ok()?;
+        for what in ["unserve", "serve"] {
+            pool.plica(["namespace", what])?.arg(pool.path()).arg("data").ok()?;
+        }
+        sh(format!("mount {shown} {mount}")).ok()?;
+    }
+    ensure(bytes()? == 512 << 20, || "not 512 MiB".into())?;
+    // what was mounted is made larger, and filled beyond its old end
+    sh(format!(
+        "resize2fs {shown}; head -c 300M /dev/urandom > {mount}/b; sha256sum {mount}/b >> {mount}/sums; sync
+        umount {mount}; e2fsck -fn {shown}; mount {shown} {mount}; sha256sum -c {mount}/sums; rm {mount}/b
+        umount {mount}; e2fsck -fy {shown}; resize2fs {shown} 128M"
+    ))
+    .limit(300)
+    .ok()?;
+    let refused = resize("128M")?.run()?;
+    ensure(!refused.status.success() && bytes()? == 512 << 20, || "data beyond the end, and not refused".into())?;
+    let out = resize("128M")?.arg("--force").ok()?;
+    ensure(bytes()? == 128 << 20 || out.contains("keeps its old size"), || out.clone())?;
+    sh(format!("e2fsck -fn {shown}; mount {shown} {mount}; grep /a {mount}/sums | sha256sum -c; umount {mount}"))
+        .ok()?;
+    daemon.stop()
+}
