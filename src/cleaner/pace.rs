@@ -30,7 +30,7 @@ impl Pacer {
     pub fn new(count: usize, floor: usize, segment_bytes: u32) -> Self {
         Self {
             floor,
-            span: (count / 64).clamp(3, 12),
+            span: (count / 64).clamp(3, 32),
             segment_bytes: i64::from(segment_bytes),
             owed: 0,
             demanded: false,
@@ -112,7 +112,7 @@ mod tests {
             }
             assert!(level(free) >= 4, "at step {step}");
         }
-        assert!((7..=14).contains(&level(free)), "{}", level(free));
+        assert!((12..=28).contains(&level(free)), "{}", level(free));
         assert!(waited > 5000, "half of the time, once the level is there: {waited}");
     }
 

@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use super::Core;
 use super::recent::Reading;
-use super::room::Purpose;
+use super::room::{Purpose, RESERVE_SEGMENTS};
 use crate::buf::AlignedBuf;
 use crate::canary::{self, Rule};
 use crate::env::reactor::IoBuf;
@@ -53,8 +53,9 @@ impl Core {
             self.checkpoint_wanted.notified().await;
             while self.latch.check().is_ok() && !self.stopping.get() && self.wants_checkpoint() {
                 let before = self.progress();
-                // a root that only announces segments takes no leaves along: written early, they would come again soon
-                let leaves = if self.writes_back() { self.leaves_a_checkpoint() } else { 0 };
+                // a root that only announces segments takes no leaves along: written early, they would come again soon. Nor
+                // does one take along what can wait while space is short: moves need the last segments to gain others
+                let leaves = if self.writes_back() && !self.is_scarce() { self.leaves_a_checkpoint() } else { 0 };
                 if let Err(error) = self.checkpoint(leaves).await {
                     tracing::warn!("a checkpoint was given up: {error}");
                     // a leaf that cannot be read keeps the window where it is; the host still needs segments
@@ -68,6 +69,11 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Whether hosts cannot have another segment, and there is something to gain by cleaning.
+    fn is_scarce(&self) -> bool {
+        self.state.borrow().log.segments.available() <= RESERVE_SEGMENTS + 1 && !self.is_hopeless()
     }
 
     /// What checkpoints advance.
@@ -110,7 +116,7 @@ impl Core {
 
     pub(super) fn announced_target(&self) -> usize {
         let count = self.state.borrow().log.segments.count();
-        (count / 8).clamp(super::room::RESERVE_SEGMENTS + 2, ANNOUNCED_TARGET)
+        (count / 8).clamp(RESERVE_SEGMENTS + 2, ANNOUNCED_TARGET)
     }
 
     /// One checkpoint with up to `leaves` leaves written back.

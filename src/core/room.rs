@@ -105,7 +105,8 @@ impl Core {
                 let has_room = state.log.has_room(kind, bytes, records);
                 if has_room {
                     drop(state);
-                    if matches!(purpose, Purpose::Write | Purpose::ColdWrite) {
+                    // leaves too are written because hosts write, and by tens of segments in a row
+                    if matches!(purpose, Purpose::Write | Purpose::ColdWrite | Purpose::Metadata) {
                         self.owe(bytes);
                     }
                     return Ok(());

@@ -162,6 +162,12 @@ async fn measure(bench: Bench, a: Arguments) -> Result<()> {
     let trace = Rc::new(Trace::new(blocks, a.trace == "zipfian"));
     let a_round = usable / BLOCK_STORED;
     let (mut before, mut empty) = (pool.status(), 0.0);
+    #[expect(clippy::cast_precision_loss, reason = "a share for people")]
+    let in_use = |now: &PoolStatus| {
+        let percent = now.percent_used.unwrap_or(0.0);
+        let of_data = percent / 100.0 * usable as f64 / (blocks * BLOCK as u64) as f64;
+        println!("{percent:.1} % of the pool is in use: {of_data:.3} bytes for each byte of data");
+    };
     for round in 0..=a.rounds {
         let began = env.now_ns();
         let fill = a.fill_blocks;
@@ -189,9 +195,10 @@ async fn measure(bench: Bench, a: Arguments) -> Result<()> {
             now.fragments_unpacked - before.fragments_unpacked,
         );
         if round == 0 {
-            println!("{:.1} % of the pool is in use", now.percent_used.unwrap_or(0.0));
+            in_use(&now);
             empty = times.micros(990);
         } else if round == a.rounds && empty > 0.0 {
+            in_use(&now);
             println!("{}", shares(&before, &now));
             println!("p99 in steady state: {:.1} times that of the fill (reach: 3)", times.micros(990) / empty);
         }
