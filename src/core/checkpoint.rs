@@ -55,7 +55,11 @@ impl Core {
                 let before = self.progress();
                 // a root that only announces segments takes no leaves along: written early, they would come again soon. Nor
                 // does one take along what can wait while space is short: moves need the last segments to gain others
-                let leaves = if self.writes_back() && !self.is_scarce() { self.leaves_a_checkpoint() } else { 0 };
+                let leaves = if self.writes_back() && (!self.is_scarce() || self.is_hopeless()) {
+                    self.leaves_a_checkpoint()
+                } else {
+                    0
+                };
                 if let Err(error) = self.checkpoint(leaves).await {
                     tracing::warn!("a checkpoint was given up: {error}");
                     // a leaf that cannot be read keeps the window where it is; the host still needs segments
@@ -71,9 +75,9 @@ impl Core {
         }
     }
 
-    /// Whether hosts cannot have another segment, and there is something to gain by cleaning.
-    fn is_scarce(&self) -> bool {
-        self.state.borrow().log.segments.available() <= RESERVE_SEGMENTS + 1 && !self.is_hopeless()
+    /// Whether hosts cannot have another segment, or only one.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.state.borrow().log.segments.available() <= RESERVE_SEGMENTS + 1
     }
 
     /// What checkpoints advance.

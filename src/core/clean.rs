@@ -427,7 +427,13 @@ impl Core {
 
     /// Cleans a segment of leaves and images: what is clean and still named is appended anew, what is dirty is written
     /// back, and the root that follows lets go of the rest.
+    ///
+    /// That takes nearly a segment before it gives one: when space is so short that moves need all of it, it is left.
     async fn clean_leaves(self: &Rc<Self>, id: SegmentId, records: &[SummaryEntry]) -> Result<()> {
+        if self.is_scarce() {
+            self.set_aside(id);
+            return Ok(());
+        }
         let before = self.state.borrow().log.segments.get(id).live;
         self.begin_checkpoint().await;
         let running = Running(self);

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! **Invariants.** Space is found before anything is acknowledged: `ENOSPC` comes here. One task at a time opens for a
-//! stream. Host writes leave [`RESERVE_SEGMENTS`] to metadata (I10: metadata is never stopped by data).
+//! stream. Host writes leave [`RESERVE_SEGMENTS`] to others; of these metadata leaves the last one to moves, which are what
+//! brings space back. A root needs no space, so what they empty can always be announced.
 
 use std::rc::Rc;
 
@@ -20,8 +21,8 @@ use crate::units::SegmentId;
 pub const RESERVE_SEGMENTS: usize = 4;
 /// Announced segments that discards may not take either: what they make room with is itself never without room.
 const RESERVE_FOR_MOVES: usize = 3;
-/// Announced segments that relocations may not take either: checkpoints always fit.
-const RESERVE_FOR_METADATA: usize = 2;
+/// Announced segments that leaves and images may not take either, but for the last root of a serve.
+const LEFT_TO_MOVES: usize = 1;
 /// Below so many announced segments the next root is wanted.
 const ANNOUNCED_LOW: usize = 6;
 
@@ -63,8 +64,8 @@ impl Purpose {
             Self::Pack => RESERVE_SEGMENTS + 1,
             Self::Write | Self::ColdWrite | Self::Destage => RESERVE_SEGMENTS,
             Self::Clear => RESERVE_FOR_MOVES,
-            Self::Move => RESERVE_FOR_METADATA,
-            Self::Metadata => 0,
+            Self::Metadata => LEFT_TO_MOVES,
+            Self::Move => 0,
         }
     }
 }
@@ -90,7 +91,9 @@ impl Core {
     /// [`ErrorKind::NoSpace`], or [`ErrorKind::ReadOnly`] when the latch is closed.
     pub(super) async fn make_room(self: &Rc<Self>, purpose: Purpose, bytes: usize, records: usize) -> Result<()> {
         let kind = purpose.stream();
-        if purpose != Purpose::Metadata && self.window_exceeds(super::window::QUARTERS) {
+        // what brings space back does not wait for the map, which may need it
+        let is_bounded = purpose != Purpose::Metadata && !(purpose == Purpose::Move && self.is_scarce());
+        if is_bounded && self.window_exceeds(super::window::QUARTERS) {
             // boxed: a checkpoint makes room for leaves in its turn
             match Box::pin(self.bound_window()).await {
                 // a full pool still takes discards
@@ -218,7 +221,7 @@ impl Core {
     }
 
     fn take_segment(&self, purpose: Purpose) -> Option<SegmentId> {
-        let reserve = purpose.reserve();
+        let reserve = if self.stopping.get() && purpose == Purpose::Metadata { 0 } else { purpose.reserve() };
         let mut state = self.state.borrow_mut();
         let segments = &mut state.log.segments;
         if segments.announced_count() <= ANNOUNCED_LOW.max(reserve) {

@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::space::{LEAF, WRITE, live, noise, open_bounded, open_in_boot, pool_file, read, settle, write};
+use common::space::{LEAF, WRITE, live, noise, open_bounded, open_in_boot, open_with, pool_file, read, settle, write};
 use common::{Machine, ask, create, open, pattern, serve, spec};
 use plica::core::request::RequestKind;
-use plica::core::{Fullness, Watermarks};
+use plica::core::{Fullness, ReplayBounds, Watermarks};
 use plica::error::ErrorKind;
 use plica::pool::WrittenStatus;
 
@@ -294,6 +294,42 @@ fn every_byte_on_the_medium_is_accounted_for() {
         }
         assert!(batches >= status.padding, "{batches} bytes of batches, {} of padding", status.padding);
         assert!(status.recent.host_written >= 24_000 * 4096 && status.recent.media_written <= total);
+        pool.stop().await.unwrap();
+    });
+}
+
+/// All leaves have their first change at about the same time, so they are written back in a row: a fifth of this pool.
+#[test]
+fn a_map_that_is_written_back_at_once_takes_no_space_that_moves_need() {
+    const LEAVES: u64 = 3000;
+    let (_dir, path) = pool_file();
+    let machine = Machine::default();
+    create(&path, 64 << 20, &machine, spec(LEAVES * LEAF / 4096));
+    serve(&path, |env, media| async move {
+        let bounds = ReplayBounds { changes_min: 8000, changes_max: 8000, ..ReplayBounds::default() };
+        let pool = open_with(&env, &media, &machine, bounds, 1).await;
+        settle(&env, &pool).await;
+        let client = pool.client("db").unwrap();
+        let lanes = (0..8).map(|lane: u64| {
+            let client = client.clone();
+            env.spawner.spawn(async move {
+                let mut random = fastrand::Rng::with_seed(lane);
+                for n in 0..6000 {
+                    // all of it once, then at random
+                    let leaf = if n < 750 { lane + 8 * (n / 2) } else { random.u64(..LEAVES) };
+                    let lba = leaf * 512 + n % 2;
+                    let data = Some(noise(n * 8 + lane));
+                    ask(&client, WRITE, lba * 4096, 4096, data).await.0.unwrap();
+                }
+            })
+        });
+        for lane in lanes.collect::<Vec<_>>() {
+            lane.await;
+        }
+        let status = pool.status();
+        let used = status.percent_used.unwrap();
+        assert!(used > 50.0 && status.segments_cleaned > 100, "{used} % in use, {} cleaned", status.segments_cleaned);
+        assert!(status.leaves_written > 3 * LEAVES, "{} leaves written", status.leaves_written);
         pool.stop().await.unwrap();
     });
 }

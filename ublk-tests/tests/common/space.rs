@@ -29,12 +29,17 @@ pub(crate) async fn open_bounded(env: &Env, media: &Media, machine: &Machine, le
 }
 
 pub(crate) async fn open_in_boot(env: &Env, media: &Media, machine: &Machine, leaves_max: usize, boot: u8) -> Rc<Pool> {
+    open_with(env, media, machine, ReplayBounds { leaves_max, ..ReplayBounds::default() }, boot).await
+}
+
+/// Opens the pool with these bounds.
+pub(crate) async fn open_with(env: &Env, media: &Media, machine: &Machine, bounds: ReplayBounds, boot: u8) -> Rc<Pool> {
     let options = OpenOptions {
         root_key: key(),
         boot: [boot; 16],
         identity: (1, 2),
         codec: CodecPool::new(0).unwrap(),
-        bounds: ReplayBounds { leaves_max, ..ReplayBounds::default() },
+        bounds,
         journal: None,
         accept_journal_loss: false,
     };
