@@ -135,6 +135,14 @@ fn shares(before: &PoolStatus, now: &PoolStatus) -> String {
     )
 }
 
+/// What is in use of `usable` bytes, also for each byte of `blocks` blocks.
+#[expect(clippy::cast_precision_loss, reason = "shares for people")]
+fn in_use(now: &PoolStatus, usable: u64, blocks: u64) -> String {
+    let percent = now.percent_used.unwrap_or(0.0);
+    let of_data = percent / 100.0 * usable as f64 / (blocks * BLOCK as u64) as f64;
+    format!("{percent:.1} % of the pool is in use: {of_data:.3} bytes for each byte of data")
+}
+
 async fn measure(bench: Bench, a: Arguments) -> Result<()> {
     bench.create().await?;
     let pool = bench.open(Serve { workers: a.workers, ..Serve::default() }).await?;
@@ -162,12 +170,6 @@ async fn measure(bench: Bench, a: Arguments) -> Result<()> {
     let trace = Rc::new(Trace::new(blocks, a.trace == "zipfian"));
     let a_round = usable / BLOCK_STORED;
     let (mut before, mut empty) = (pool.status(), 0.0);
-    #[expect(clippy::cast_precision_loss, reason = "a share for people")]
-    let in_use = |now: &PoolStatus| {
-        let percent = now.percent_used.unwrap_or(0.0);
-        let of_data = percent / 100.0 * usable as f64 / (blocks * BLOCK as u64) as f64;
-        println!("{percent:.1} % of the pool is in use: {of_data:.3} bytes for each byte of data");
-    };
     for round in 0..=a.rounds {
         let began = env.now_ns();
         let fill = a.fill_blocks;
@@ -195,10 +197,10 @@ async fn measure(bench: Bench, a: Arguments) -> Result<()> {
             now.fragments_unpacked - before.fragments_unpacked,
         );
         if round == 0 {
-            in_use(&now);
+            println!("{}", in_use(&now, usable, blocks));
             empty = times.micros(990);
         } else if round == a.rounds && empty > 0.0 {
-            in_use(&now);
+            println!("{}", in_use(&now, usable, blocks));
             println!("{}", shares(&before, &now));
             println!("p99 in steady state: {:.1} times that of the fill (reach: 3)", times.micros(990) / empty);
         }
