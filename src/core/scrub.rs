@@ -191,11 +191,13 @@ impl Core {
                 SegmentState::Free | SegmentState::Announcing | SegmentState::Announced => return,
             }
         };
+        // pinned before the wait: what `end` says is of this generation
+        self.pin(Tier::Ssd, id);
         // of an open segment what was closed by now is looked at, once it is written
         if is_open && (end == 0 || self.wait_durable(Streams::All, last).await.is_err()) {
+            self.unpin(Tier::Ssd, id);
             return;
         }
-        self.pin(Tier::Ssd, id);
         let listed = self.open_records(id, end);
         self.read_slowly(id, bytes, piece).await;
         bytes[end as usize..].fill(0);

@@ -24,28 +24,33 @@ use crate::units::{Granule, Lba, LbaRange, NamespaceId, SegmentId};
 
 impl Core {
     pub(super) async fn scrub_journal_segment(self: &Rc<Self>, id: SegmentId) {
-        let (place, live, last) = {
+        let (place, live, open, last) = {
             let state = self.state.borrow();
             // the journal may have been taken away, or be another one by now
             if !state.log.journal.contains(id) || state.log.journal.get(id).live == 0 {
                 return;
             }
             let info = state.log.journal.get(id);
-            (state.log.place(Tier::Pmem, id, Granule(0)), info.live, state.log.last_op())
+            let open = (info.state == SegmentState::Open).then_some(info.end);
+            (state.log.place(Tier::Pmem, id, Granule(0)), info.live, open, state.log.last_op())
         };
-        // what was appended by now is looked at, once it is written
-        let is_open = self.state.borrow().log.journal.get(id).state == SegmentState::Open;
         let Some(tier0) = self.tier0() else { return };
-        if is_open && (self.wait_durable(Streams::All, last).await.is_err() || !self.is_tier0(&tier0)) {
+        // pinned before the wait: a pinned journal is not exchanged, and what `open` says is of this generation
+        self.pin(Tier::Pmem, id);
+        // of an open segment what was closed by now is looked at, once it is written; of a sealed one the last batch may be
+        // on its way
+        if self.wait_durable(Streams::Journal, last).await.is_err() {
+            self.unpin(Tier::Pmem, id);
             return;
         }
-        self.pin(Tier::Pmem, id);
         let (began, len) = (self.env.now_ns(), JOURNAL_SEGMENT_BYTES as usize);
         let (mut bytes, result) = tier0.journal.read(journal_segment(id), AlignedBuf::zeroed(len), len).await;
         if let Err(error) = result {
             tracing::error!("scrub: segment {id} of the journal: {error}");
             bytes.fill(0);
         }
+        // behind it a batch may be half written
+        bytes[open.unwrap_or(JOURNAL_SEGMENT_BYTES) as usize..len].fill(0);
         self.scrub_rests(began, len).await;
         let mut found = 0;
         for record in walk_all(&bytes, &place) {
@@ -57,7 +62,7 @@ impl Core {
         }
         // more may have been overwritten meanwhile, and nothing is added to a sealed one
         let live = live.min(self.state.borrow().log.journal.get(id).live);
-        if !is_open && found < live {
+        if open.is_none() && found < live {
             self.scrub_hidden(&bytes, &place).await;
         }
         self.unpin(Tier::Pmem, id);

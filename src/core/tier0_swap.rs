@@ -35,11 +35,6 @@ impl Core {
         self.tier0.borrow().as_ref().is_none_or(|tier0| tier0.closed.get())
     }
 
-    /// Whether this still is the core's tier 0.
-    pub(super) fn is_tier0(&self, tier0: &Rc<Tier0>) -> bool {
-        self.tier0.borrow().as_ref().is_some_and(|now| Rc::ptr_eq(now, tier0))
-    }
-
     /// Writes may go to this journal of so many segments from now on: its header and the superblock that names it are durable.
     /// There was none.
     pub(crate) fn attach_journal(self: &Rc<Self>, journal: Journal, segments: u32) {

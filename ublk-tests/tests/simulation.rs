@@ -91,6 +91,12 @@ fn scrubs_while_hosts_write_and_clocks_jump() {
     assert!(scrubbed > 900, "{scrubbed} segments scrubbed");
 }
 
+/// A batch that was being written to an open segment of the journal was looked at half written, and called damage.
+#[test]
+fn a_scrub_does_not_look_at_what_is_being_written_to_the_journal() {
+    green(&Plan { scrubs: true, clock_jumps: true, ..Plan::of(9) });
+}
+
 /// Runs every plan of a sweep on all processors.
 fn swept(plan: &Plan, steps: Steps, stride: u64) {
     let plans = sweep(&Engine::new(), plan, steps, stride).unwrap_or_else(|red| panic!("{red}"));
