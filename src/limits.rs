@@ -43,6 +43,8 @@ pub const ATOMIC_PIECES: usize = 16;
 const _: () = assert!(ATOMIC_PIECES as u64 == ATOMIC_BLOCKS);
 /// An open host batch is written at this age (nanoseconds) even if nobody asks.
 pub const BATCH_AGE_MAX_NS: u64 = 10_000_000;
+/// One of blocks that are overwritten within moments is left open for so long: the more of it dies in memory.
+pub const HOT_BATCH_AGE_MAX_NS: u64 = 100_000_000;
 /// Largest request a front end may hand in (bytes); front ends cut or refuse larger ones.
 pub const REQUEST_BYTES_MAX: u64 = 32 << 20;
 /// Largest namespace in blocks: 40-bit LBAs, 4 PiB.

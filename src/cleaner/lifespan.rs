@@ -1,14 +1,14 @@
 //! Which writes of the host die soon: told from how long the block that they overwrite lived.
 //!
 //! ```text
-//!   a write ─► what does it overwrite?  nothing, or what outlived hot segments ─► cold stream
-//!                                        what died sooner                       ─► hot stream
-//!   a hot segment is cleaned ─► how long did it last? ─► the average of that is the bound
+//!   a write ─► what does it overwrite?  nothing, or what outlived the host's segments ─► cold stream
+//!                                        what died sooner                              ─► the host's stream
+//!   a segment of the host's is cleaned ─► how long did it last? ─► the average of that is the bound
 //! ```
 //!
 //! A block that lived short will probably live short again (Wang et al., SepBIT, FAST '22, who also take the bound from the
-//! segments that are cleaned). Kept apart, hot segments are nearly dead when they are cleaned, and cold ones are not
-//! cleaned for the sake of the hot blocks among them. `cleaner_traces` prints what that brings.
+//! segments that are cleaned). Kept apart, the host's segments are nearly dead when they are cleaned, and cold ones
+//! are not cleaned for the sake of short-lived blocks among them. `cleaner_traces` prints what that brings.
 //!
 //! Ages are in operations, and of a block that the cleaner moved since that move: nothing remembers more.
 //!
@@ -17,14 +17,14 @@
 /// Weight of the average against the newest value.
 const WEIGHT: u64 = 16;
 
-/// How long hot segments last until they are cleaned.
+/// How long segments of the host's stream last until they are cleaned.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lifespan {
     average: Option<u64>,
 }
 
 impl Lifespan {
-    /// A segment of the hot stream was cleaned, so many operations after it was filled.
+    /// A segment of the host's stream was cleaned, so many operations after it was filled.
     pub fn cleaned(&mut self, age: u64) {
         self.average = Some(self.average.map_or(age, |average| (average * (WEIGHT - 1) + age) / WEIGHT));
     }
@@ -35,7 +35,7 @@ impl Lifespan {
     pub fn is_cold(&self, age: Option<u64>) -> bool {
         match (age, self.average) {
             (None, _) => true,
-            // no hot segment was ever worth cleaning
+            // no such segment was ever worth cleaning
             (Some(_), None) => false,
             (Some(age), Some(average)) => age >= average,
         }

@@ -29,7 +29,7 @@ use super::unpack::Workspace;
 use crate::buf::AlignedBuf;
 use crate::cleaner::pace::PRESSURE_MAX;
 use crate::cleaner::victim::GAIN_MIN;
-use crate::cleaner::{Lifespan, Pacer, VictimIndex};
+use crate::cleaner::{Lifespan, Pacer, Rewrites, VictimIndex};
 use crate::env::sync::{Notify, yield_now};
 use crate::error::Result;
 use crate::format::record::{RecordBody, RecordHeader, RecordKind, record_bytes};
@@ -51,8 +51,10 @@ pub(super) struct Cleaner {
     pacer: RefCell<Pacer>,
     /// Segments that may be victims.
     pub(super) index: RefCell<VictimIndex>,
-    /// How long hot segments last.
+    /// How long segments of the host's stream last.
     pub(super) lifespan: RefCell<Lifespan>,
+    /// What was written lately.
+    pub(super) rewrites: RefCell<Rewrites>,
     /// There may be cause to clean.
     pub(super) wanted: Notify,
     /// Usage is still being counted: nobody knows what there is to gain.
@@ -92,6 +94,7 @@ impl Cleaner {
             pacer: RefCell::new(Pacer::new(segments, RESERVE_SEGMENTS, segment_bytes)),
             index: RefCell::default(),
             lifespan: RefCell::default(),
+            rewrites: RefCell::default(),
             wanted: Notify::default(),
             counting: Cell::new(true),
             hopeless_at: Cell::new(None),

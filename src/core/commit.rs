@@ -10,7 +10,7 @@ use super::Core;
 use crate::canary::{self, Rule};
 use crate::env::reactor::IoBuf;
 use crate::error::Result;
-use crate::limits::{BATCH_AGE_MAX_NS, GRANULE};
+use crate::limits::{BATCH_AGE_MAX_NS, GRANULE, HOT_BATCH_AGE_MAX_NS};
 use crate::log::{BatchId, BatchState, StreamKind};
 
 impl Core {
@@ -56,22 +56,29 @@ impl Core {
     /// Writes host batches that nobody asked for at their age. Runs as a task.
     pub(super) async fn run_batch_timer(self: Rc<Self>) {
         loop {
-            let oldest = {
+            let next = {
                 let log = &self.state.borrow().log;
-                let opened = |kind| {
-                    let batch = log.stream(kind).batch.map(|id| log.batches.get(id));
-                    batch.filter(|b| b.first_op.is_some()).map(|b| (b.opened_ns, kind))
+                let due = |kind: &StreamKind| {
+                    let batch = log.stream(*kind).batch.map(|id| log.batches.get(id));
+                    let age = if *kind == StreamKind::Hot { HOT_BATCH_AGE_MAX_NS } else { BATCH_AGE_MAX_NS };
+                    batch.filter(|b| b.first_op.is_some()).map(|b| (b.opened_ns + age, *kind))
                 };
-                opened(StreamKind::Host).into_iter().chain(opened(StreamKind::Cold)).min_by_key(|(opened, _)| *opened)
+                StreamKind::STAGED.iter().filter_map(due).min_by_key(|(due, _)| *due)
             };
-            match oldest {
+            match next {
                 None => self.batch_begun.notified().await,
-                Some((opened, kind)) if self.env.now_ns() >= opened + BATCH_AGE_MAX_NS => {
+                Some((due, kind)) if self.env.now_ns() >= due => {
                     // nobody waits for it: what died in it needs not be written
                     self.absorb(kind);
                     self.close_batch(kind);
                 }
-                Some((opened, _)) => self.env.reactor.sleep_until(opened + BATCH_AGE_MAX_NS).await,
+                // one of another stream that is begun meanwhile is due before
+                Some((due, StreamKind::Hot)) => {
+                    let begun = std::pin::pin!(self.batch_begun.notified());
+                    let timer = std::pin::pin!(self.env.reactor.sleep_until(due));
+                    futures_util::future::select(begun, timer).await;
+                }
+                Some((due, _)) => self.env.reactor.sleep_until(due).await,
             }
         }
     }

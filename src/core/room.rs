@@ -36,6 +36,8 @@ pub(super) enum Purpose {
     Write,
     /// A host's data that will probably live long.
     ColdWrite,
+    /// A host's data that will probably be overwritten within moments.
+    HotWrite,
     /// A discard: what makes room again.
     Clear,
     /// A relocation: what makes room too, once its source is free.
@@ -53,16 +55,22 @@ impl Purpose {
         match self {
             Self::Write | Self::Clear => StreamKind::Host,
             Self::ColdWrite => StreamKind::Cold,
+            Self::HotWrite => StreamKind::Hot,
             Self::Move | Self::Destage => StreamKind::Move,
             Self::Pack => StreamKind::Packed,
             Self::Metadata => StreamKind::Leaf,
         }
     }
 
+    /// A host's data.
+    fn is_write(self) -> bool {
+        matches!(self, Self::Write | Self::ColdWrite | Self::HotWrite)
+    }
+
     pub(super) fn reserve(self) -> usize {
         match self {
             Self::Pack => RESERVE_SEGMENTS + 1,
-            Self::Write | Self::ColdWrite | Self::Destage => RESERVE_SEGMENTS,
+            Self::Write | Self::ColdWrite | Self::HotWrite | Self::Destage => RESERVE_SEGMENTS,
             Self::Clear => RESERVE_FOR_MOVES,
             Self::Metadata => LEFT_TO_MOVES,
             Self::Move => 0,
@@ -109,7 +117,7 @@ impl Core {
                 if has_room {
                     drop(state);
                     // leaves too are written because hosts write, and by tens of segments in a row
-                    if matches!(purpose, Purpose::Write | Purpose::ColdWrite | Purpose::Metadata) {
+                    if purpose.is_write() || purpose == Purpose::Metadata {
                         self.owe(bytes);
                     }
                     return Ok(());
@@ -131,6 +139,7 @@ impl Core {
         if self.absorb(kind) {
             return Ok(());
         }
+        self.note_full_batch(kind);
         self.close_batch(kind);
         // 2. a segment with room
         if !self.state.borrow().log.segment_has_room(kind, bytes, records) {
@@ -231,7 +240,7 @@ impl Core {
             return None;
         }
         let id = segments.take_announced()?;
-        if matches!(purpose, Purpose::Write | Purpose::ColdWrite) {
+        if purpose.is_write() {
             self.stats.host_segments.add(1);
         }
         let info = segments.get_mut(id);

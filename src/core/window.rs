@@ -49,6 +49,10 @@ pub struct ReplayBounds {
     pub journal_quiet_ns: u64,
     /// A namespace that has written so many bytes since its last flush loads: its writes are kept apart by age.
     pub load_bytes: u64,
+    /// Segments of a pool from which on it has a cold stream: in a smaller one a segment more that is open is missed.
+    pub cold_segments_min: usize,
+    /// And from which on it has a hot one too.
+    pub hot_segments_min: usize,
     /// When no request came for so long, work is done ahead.
     pub quiet_ns: u64,
     /// Leaves of the map in memory, beyond those that requests under way need. Half of them may be dirty.
@@ -65,6 +69,8 @@ impl Default for ReplayBounds {
             root_bytes: ROOT_BYTES,
             journal_quiet_ns: 60_000_000_000,
             load_bytes: 1 << 20,
+            cold_segments_min: 32,
+            hot_segments_min: 48,
             quiet_ns: 200_000_000,
             leaves_max: usize::MAX,
         }

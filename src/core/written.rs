@@ -34,7 +34,7 @@ impl Written {
         let records = batch.length - BATCH_HEADER_BYTES;
         self.batches.add((batch.padded - records) as u64);
         match batch.stream {
-            StreamKind::Host | StreamKind::Cold => {
+            StreamKind::Host | StreamKind::Cold | StreamKind::Hot => {
                 self.payload.add(batch.payload as u64);
                 self.headers.add((records - batch.payload) as u64);
             }

@@ -48,7 +48,7 @@ impl Memories {
     /// A slot for a batch of this stream, if one is free.
     pub fn take(&mut self, kind: StreamKind) -> Option<BatchMemory> {
         match kind {
-            StreamKind::Host | StreamKind::Cold => self.free_shared.pop().map(BatchMemory::Shared),
+            StreamKind::Host | StreamKind::Cold | StreamKind::Hot => self.free_shared.pop().map(BatchMemory::Shared),
             StreamKind::Leaf | StreamKind::Move | StreamKind::Packed => {
                 self.free_ordinary.pop().map(BatchMemory::Ordinary)
             }

@@ -22,6 +22,9 @@ pub enum StreamKind {
     Cold = 4,
     /// Relocations that were recompressed: they have lived long and will; in ordinary memory as other relocations.
     Packed = 5,
+    /// Writes of a host that loads, of blocks that are overwritten within moments; staged in shared memory, where most of
+    /// them die.
+    Hot = 6,
 }
 
 /// Streams whose operations somebody waits for.
@@ -41,7 +44,7 @@ impl Streams {
     pub fn include(self, kind: StreamKind) -> bool {
         match self {
             Self::All => true,
-            Self::Host => matches!(kind, StreamKind::Host | StreamKind::Cold),
+            Self::Host => StreamKind::STAGED.contains(&kind),
             Self::Journal => kind == StreamKind::Journal,
         }
     }
@@ -49,19 +52,20 @@ impl Streams {
 
 impl StreamKind {
     /// How many there are.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
     /// All of them.
-    pub const ALL: [Self; Self::COUNT] = [Self::Host, Self::Leaf, Self::Move, Self::Journal, Self::Cold, Self::Packed];
+    pub const ALL: [Self; Self::COUNT] =
+        [Self::Host, Self::Leaf, Self::Move, Self::Journal, Self::Cold, Self::Packed, Self::Hot];
     /// Those on tier 1.
-    pub const SSD: [Self; 5] = [Self::Host, Self::Leaf, Self::Move, Self::Cold, Self::Packed];
+    pub const SSD: [Self; 6] = [Self::Host, Self::Leaf, Self::Move, Self::Cold, Self::Packed, Self::Hot];
     /// Those of the host on tier 1, whose batches are staged in shared memory.
-    pub const STAGED: [Self; 2] = [Self::Host, Self::Cold];
+    pub const STAGED: [Self; 3] = [Self::Host, Self::Cold, Self::Hot];
 
     /// Where its segments are.
     #[must_use]
     pub fn tier(self) -> Tier {
         match self {
-            Self::Host | Self::Leaf | Self::Move | Self::Cold | Self::Packed => Tier::Ssd,
+            Self::Host | Self::Leaf | Self::Move | Self::Cold | Self::Packed | Self::Hot => Tier::Ssd,
             Self::Journal => Tier::Pmem,
         }
     }

@@ -22,6 +22,7 @@ use crate::format::superblock::KeySource;
 use crate::format::{Cipher, Compression, Tier};
 use crate::keys::RootKey;
 use crate::limits::BLOCK_SIZE;
+use crate::log::StreamKind;
 use crate::log::segments::SummaryState;
 use crate::media::Media;
 use crate::pmem::{Journal, JournalKind};
@@ -138,7 +139,7 @@ fn bounds(host: &Host) -> ReplayBounds {
     let real = ReplayBounds { leaves_max, quiet_ns, ..Default::default() };
     match dice(host) % 4 {
         0 => real,
-        1 => ReplayBounds { changes_min: 256, image_bytes: 128, load_bytes: 0, ..real },
+        1 => ReplayBounds { changes_min: 256, image_bytes: 128, load_bytes: 0, hot_segments_min: 32, ..real },
         2 => ReplayBounds { segments_max: 6, root_bytes: 900, journal_quiet_ns: 20_000_000, ..real },
         _ => ReplayBounds {
             changes_min: 1024,
@@ -148,6 +149,8 @@ fn bounds(host: &Host) -> ReplayBounds {
             root_bytes: real.root_bytes,
             journal_quiet_ns: 5_000_000,
             load_bytes: 64 << 10,
+            cold_segments_min: 24,
+            hot_segments_min: 28,
             quiet_ns,
             leaves_max,
         },
@@ -279,6 +282,7 @@ impl Serving for ServedPool {
         let core = self.pool.core();
         let state = core.state.borrow();
         let reused = state.log.segments.iter().filter(|(_, info)| info.generation.0 > 1).count();
+        let hot = state.log.segments.iter().filter(|(_, info)| info.stream == Some(StreamKind::Hot)).count();
         let sealed = state.log.segments.iter().filter(|(_, info)| info.summary == SummaryState::Durable).count();
         vec![
             ("roots", core.stats.roots.get()),
@@ -286,6 +290,7 @@ impl Serving for ServedPool {
             ("leaves written", core.stats.leaves_written.get()),
             ("batches compacted", state.log.compactions),
             ("refused for space", core.stats.no_space.get()),
+            ("hot segments", hot as u64),
             ("segments cleaned", core.stats.cleaned.get()),
             ("blocks relocated", core.stats.relocated_blocks.get()),
             ("fragments unpacked", core.stats.unpacked.get()),
