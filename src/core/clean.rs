@@ -15,7 +15,8 @@
 //! **Failure.** A victim that cannot be read, or holds records that do not verify, keeps what could not be moved and is not
 //! tried again until something of it dies. No room for moves ends the round.
 //!
-//! **Not here:** moving (`relocate`), choosing and pacing (`victims`, `cleaner`), cleaning ahead of need (`idle`).
+//! **Not here:** what a victim would gain (`survey`), moving (`relocate`), who waits (`pace`), choosing (`victims`, `cleaner`),
+//! cleaning ahead of need (`idle`).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -23,32 +24,28 @@ use std::rc::Rc;
 use super::Core;
 use super::checkpoint::Running;
 use super::pack::PackBufs;
-use super::relocate::{Destination, Relocated, Source, Unpack};
+use super::relocate::{Destination, Relocated, Source};
 use super::room::{Purpose, RESERVE_SEGMENTS};
 use super::unpack::Workspace;
 use crate::buf::AlignedBuf;
-use crate::cleaner::pace::PRESSURE_MAX;
-use crate::cleaner::victim::GAIN_MIN;
 use crate::cleaner::{Lifespan, Pacer, Rewrites, VictimIndex};
 use crate::env::sync::{Notify, yield_now};
 use crate::error::Result;
-use crate::format::record::{RecordBody, RecordHeader, RecordKind, record_bytes};
-use crate::format::summary::{Change, SUMMARY_ENTRY_BYTES, SummaryEntry, decode_summary};
-use crate::format::{Codec, Tier};
-use crate::limits::{BLOCK_SIZE, GRANULE, SLOT_BYTES};
+use crate::format::Tier;
+use crate::format::record::RecordKind;
+use crate::format::summary::{Change, SummaryEntry, decode_summary};
+use crate::limits::SLOT_BYTES;
 use crate::log::walk::walk_all;
-use crate::log::{SegmentInfo, SegmentState, Streams};
+use crate::log::{SegmentState, Streams};
 use crate::map::leaf_of;
 use crate::units::{Granule, SegmentId};
 
 /// Records relocated before others have their turn.
 const PORTION: usize = 16;
-/// Records surveyed before others have their turn.
-const SURVEYED: usize = 128;
 
 /// The state of the cleaner.
 pub(super) struct Cleaner {
-    pacer: RefCell<Pacer>,
+    pub(super) pacer: RefCell<Pacer>,
     /// Segments that may be victims.
     pub(super) index: RefCell<VictimIndex>,
     /// How long segments of the host's stream last.
@@ -71,21 +68,6 @@ pub(super) struct Memory {
     pub(super) bytes: Vec<u8>,
     piece: Option<AlignedBuf>,
     pub(super) workspace: Workspace,
-}
-
-/// What is to be had of a victim.
-#[derive(Default)]
-struct Survey {
-    /// Records with live blocks.
-    live: Vec<SummaryEntry>,
-    /// Blocks in it.
-    total: u32,
-    /// Bytes of its records, with what the summary says of them.
-    bytes: u64,
-    /// Of these what would be moved, when only fragments at least half dead are unpacked.
-    half: u64,
-    /// The same when all partly dead ones are.
-    partly: u64,
 }
 
 impl Cleaner {
@@ -178,57 +160,6 @@ impl Core {
             && self.latch.check().is_ok()
             && !self.is_hopeless()
             && self.cleaner.pacer.borrow().wants_cleaning(available)
-    }
-
-    /// Waits for the cleaner as long as the host is to be held back. Called by writers before they take buffers.
-    pub(super) async fn pace(&self) {
-        while self.cleaner.pacer.borrow().holds_back(self.state.borrow().log.segments.available())
-            && self.state.borrow().log.segments.usage_known()
-            && !self.is_hopeless()
-            && self.latch.check().is_ok()
-        {
-            self.cleaner.wanted.notify_all();
-            self.space.notified().await;
-        }
-    }
-
-    /// The host is about to append so much.
-    pub(super) fn owe(&self, bytes: usize) {
-        let available = self.state.borrow().log.segments.available();
-        let mut pacer = self.cleaner.pacer.borrow_mut();
-        pacer.appended(bytes, available);
-        if pacer.wants_cleaning(available) {
-            drop(pacer);
-            self.cleaner.wanted.notify_all();
-        }
-    }
-
-    /// Somebody cannot go on without another segment: returns when one may have come free, or none will.
-    pub(super) async fn demand_segment(&self) {
-        self.ask_for_segment();
-        if !self.is_hopeless() {
-            self.space.notified().await;
-        }
-    }
-
-    /// Somebody cannot go on without another segment, and does not wait here.
-    pub(super) fn ask_for_segment(&self) {
-        self.cleaner.pacer.borrow_mut().demand();
-        self.cleaner.wanted.notify_all();
-    }
-
-    fn credit(&self, bytes: u64) {
-        self.cleaner.pacer.borrow_mut().gained(bytes);
-        self.space.notify_all();
-    }
-
-    /// What cleaning a segment gains, as far as that is known before it is read.
-    fn expected_gain(&self, id: SegmentId) -> u64 {
-        let bytes = self.layout.segment_bytes;
-        let live = live_share(self.state.borrow().log.segments.get(id), usual_blocks(bytes), bytes);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of 4 MiB")]
-        let gain = ((1.0 - live) * f64::from(bytes)) as u64;
-        gain
     }
 
     /// Whether the cleaner has something in hand.
@@ -380,54 +311,6 @@ impl Core {
         self.cleaner.pacer.borrow().wants_cleaning(available) || self.latch.check().is_err() || self.stopping.get()
     }
 
-    /// How a surveyed segment is best cleaned, and the bytes that it then gains; `None` when it is not worth it.
-    fn gain(&self, survey: &Survey) -> Option<(Unpack, u64)> {
-        let whole = u64::from(self.layout.segment_bytes);
-        let (half, partly) = (whole.saturating_sub(survey.half), whole.saturating_sub(survey.partly));
-        let available = self.state.borrow().log.segments.available();
-        let is_pressed = self.cleaner.pacer.borrow().pressure(available) * 2 >= PRESSURE_MAX;
-        #[expect(clippy::cast_precision_loss, reason = "a share")]
-        let pays = |gain: u64| gain as f64 >= GAIN_MIN * whole as f64;
-        if pays(half) && half * 2 >= partly && !is_pressed {
-            Some((Unpack::HalfDead, half))
-        } else {
-            pays(partly).then_some((Unpack::PartlyDead, partly))
-        }
-    }
-
-    /// Looks at what is live, for which `advance` is gained as far as writers are concerned.
-    async fn survey(self: &Rc<Self>, records: Vec<SummaryEntry>, bytes: &[u8], advance: u64) -> Survey {
-        let mut survey = Survey::default();
-        let looks = records.len().div_ceil(SURVEYED).max(1) as u64;
-        for (index, record) in records.into_iter().enumerate() {
-            if index % SURVEYED == 0 {
-                self.credit(advance / looks);
-                yield_now().await;
-            }
-            let Change::Fragment { entry, .. } = record.change else { continue };
-            let granule = entry.location().map_or(Granule(0), |l| l.granule);
-            let found = bytes.get((granule.0 * GRANULE) as usize..).unwrap_or_default();
-            let header = RecordHeader::decode(found).map(|(header, _)| header);
-            let Ok(RecordHeader { stored, body: RecordBody::Fragment { codec, count, .. }, .. }) = header else {
-                continue;
-            };
-            survey.total += u32::from(count);
-            let taken = (record_bytes(usize::from(stored)) + SUMMARY_ENTRY_BYTES) as u64;
-            survey.bytes += taken;
-            let Ok(_known) = self.know_fragment(&record).await else { continue };
-            let live = self.live_blocks(&record);
-            if live == 0 {
-                continue;
-            }
-            survey.live.push(record);
-            let part =
-                if codec == Codec::Zero { taken } else { taken * u64::from(live.count_ones()) / u64::from(count) };
-            survey.half += if Unpack::HalfDead.applies(count, live) { part } else { taken };
-            survey.partly += part;
-        }
-        survey
-    }
-
     /// Cleans a segment of leaves and images: what is clean and still named is appended anew, what is dirty is written
     /// back, and the root that follows lets go of the rest.
     ///
@@ -469,16 +352,4 @@ impl Core {
     fn names_image_in(&self, id: SegmentId) -> bool {
         self.state.borrow().root.image_parts.iter().any(|part| part.segment() == Some(id))
     }
-}
-
-/// Blocks of a segment that was not read since the pool was opened: compressed two to one.
-pub(super) fn usual_blocks(segment_bytes: u32) -> u32 {
-    segment_bytes / BLOCK_SIZE * 2
-}
-
-/// The live part of a segment: of what can be dropped from it, and of its space.
-pub(super) fn live_share(info: &SegmentInfo, usual: u32, segment_bytes: u32) -> f64 {
-    let total = if info.total == 0 { usual } else { info.total };
-    let bytes = if info.bytes == 0 { segment_bytes } else { info.bytes };
-    (f64::from(info.live) / f64::from(total.max(info.live)) * f64::from(bytes) / f64::from(segment_bytes)).min(1.0)
 }

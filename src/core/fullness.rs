@@ -10,8 +10,8 @@ use std::cell::Cell;
 use serde::{Deserialize, Serialize};
 
 use super::Core;
-use super::clean::{live_share, usual_blocks};
 use super::room::RESERVE_SEGMENTS;
+use super::survey::{live_share, usual_blocks};
 use crate::log::SegmentState;
 
 /// How full a pool is, as far as people need to care.

@@ -4,7 +4,7 @@
 //! are looked at when victims are chosen, so that choosing costs what changed, not what there is.
 
 use super::Core;
-use super::clean::{live_share, usual_blocks};
+use super::survey::{live_share, usual_blocks};
 use crate::cleaner::{CostBenefit, VictimIndex, VictimPolicy};
 use crate::log::{SegmentInfo, SegmentState};
 use crate::units::SegmentId;
