@@ -12,6 +12,7 @@ use super::{Failure, output};
 use crate::control::{Answer, BusyDevices, Command};
 use crate::core::{Recompression, Watermarks};
 use crate::daemon::{self, Event, ServeOptions};
+use crate::env::BusyPoll;
 use crate::keys::verify_key_check;
 
 const HELP: &str = "\
@@ -83,6 +84,11 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=256))]
     workers: Option<u16>,
 
+    /// Microseconds for which the core looks for the next request before it sleeps, while requests come that close; a commit
+    /// then waits for no wake-up, for which the core takes processor time [default: 50; 0 where there are two CPUs or one]
+    #[arg(long, value_name = "MICROS", value_parser = clap::value_parser!(u16).range(0..=1000))]
+    busy_poll: Option<u16>,
+
     /// Memory for the map, such as 256M: what does not fit is read when it is needed, one read more [default: as much as it
     /// takes, 2 GiB for each TiB of data]
     #[arg(long, value_name = "SIZE", value_parser = map_memory)]
@@ -150,6 +156,7 @@ impl ServeArgs {
             journal_path: self.journal,
             accept_journal_loss: self.accept_journal_loss,
             workers: self.workers.map_or_else(default_workers, usize::from),
+            busy_poll: BusyPoll::new(u64::from(self.busy_poll.unwrap_or_else(default_busy_poll)) * 1000),
             map_memory: self.map_memory,
             recompression: Recompression {
                 percent: self.recompress,
@@ -195,5 +202,14 @@ fn stop_other(pool: &PoolArgs) -> Result<(), Failure> {
 
 /// The core has a CPU for itself, and helps when it is idle.
 fn default_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |cpus| cpus.get().saturating_sub(1))
+    cpus().saturating_sub(1)
+}
+
+/// Where there are so few CPUs that they are the database's, the core sleeps.
+fn default_busy_poll() -> u16 {
+    if cpus() > 2 { 50 } else { 0 }
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

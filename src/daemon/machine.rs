@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use crate::control::Medium;
 use crate::env::executor::{Fifo, IdleWork};
-use crate::env::{Env, Executor, Reactor, Rng};
+use crate::env::{BusyPoll, Env, Executor, Reactor, Rng};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::BLOCK_SIZE;
 use crate::media::{Access, Device, DeviceKind, Media, Registry, UringBackend};
@@ -96,6 +96,11 @@ impl Machine {
             }),
         });
         Ok(Self { executor, env, media, journal, dock, medium, helped })
+    }
+
+    /// Sets how long it looks for work before it sleeps.
+    pub fn set_busy_poll(&mut self, poll: BusyPoll) {
+        self.executor.set_busy_poll(poll);
     }
 
     /// The environment of tasks here.

@@ -42,7 +42,7 @@ use self::signals::StopSignals;
 use crate::codec::CodecPool;
 use crate::control::{BusyDevices, ControlServer, Medium, Served, socket_path};
 use crate::core::{Recompression, ReplayBounds, Watermarks};
-use crate::env::{Env, Mailbox, MailboxReceiver, mailbox};
+use crate::env::{BusyPoll, Env, Mailbox, MailboxReceiver, mailbox};
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::format::leaf::LEAF_BYTES;
@@ -85,6 +85,8 @@ pub struct ServeOptions {
     pub queues: u16,
     /// Codec workers.
     pub workers: usize,
+    /// How long the core looks for work before it sleeps.
+    pub busy_poll: BusyPoll,
     /// Bytes of memory for leaves of the map; all that are used stay in memory if `None`.
     pub map_memory: Option<u64>,
     /// How much cold data is recompressed.
@@ -148,6 +150,7 @@ pub fn serve(options: ServeOptions, tell: impl Fn(&Event) + 'static) -> Result<(
         machine_with_journal(&device, options.journal.as_ref(), options.journal_path.as_deref())?;
     let (env, media, medium, identity) = (machine.env(), machine.media(), machine.medium(), machine.identity());
     let (helped, dock) = (machine.helped(), machine.dock());
+    machine.set_busy_poll(options.busy_poll);
     let (stop, orders) = mailbox();
     let on_signal = stop.clone();
     signals.watch(move |signal| {

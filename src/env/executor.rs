@@ -1,7 +1,8 @@
 //! Tasks of one thread: run in about the order they became ready, or in an order picked by a seed.
 //!
 //! The core, its front-end guests and its background work are tasks here. A task is woken from any thread; the
-//! executor's thread sleeps in the reactor when nothing is ready and is unparked by the first wake.
+//! executor's thread sleeps in the reactor when nothing is ready and is unparked by the first wake. It may look for work a
+//! little before ([`BusyPoll`]).
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -13,6 +14,7 @@ use std::task::Waker;
 use async_task::{Builder, ScheduleInfo, WithInfo};
 use slab::Slab;
 
+use super::BusyPoll;
 use super::reactor::Reactor;
 
 /// Wakes the executor's thread out of the reactor. Any thread may call it.
@@ -210,6 +212,7 @@ pub struct Executor {
     reactor: Rc<Reactor>,
     order: Box<dyn Order>,
     idle: Option<IdleWork>,
+    busy_poll: Option<BusyPoll>,
 }
 
 impl Executor {
@@ -227,7 +230,7 @@ impl Executor {
             parked: AtomicBool::new(false),
             unpark: reactor.unparker(),
         };
-        Self { queue: Arc::new(queue), reactor, order, idle: None }
+        Self { queue: Arc::new(queue), reactor, order, idle: None, busy_poll: None }
     }
 
     /// A handle that starts tasks here.
@@ -239,6 +242,11 @@ impl Executor {
     /// Sets what to do when nothing is ready.
     pub fn set_idle(&mut self, work: IdleWork) {
         self.idle = Some(work);
+    }
+
+    /// Sets how long to look for work before the thread sleeps.
+    pub fn set_busy_poll(&mut self, poll: BusyPoll) {
+        self.busy_poll = Some(poll);
     }
 
     /// Runs until `main` is done.
@@ -293,6 +301,27 @@ impl Executor {
             }
             return;
         }
+        let Some(poll) = self.busy_poll else { return self.sleep() };
+        let began = self.reactor.now_ns();
+        if !self.look_until(began + poll.span_ns()) {
+            self.sleep();
+        }
+        self.busy_poll = Some(poll.after(self.reactor.now_ns() - began));
+    }
+
+    /// Looks at I/O and for tasks until that time. Returns whether there is something to do.
+    fn look_until(&self, end_ns: u64) -> bool {
+        let has_idle_work = || self.idle.as_ref().is_some_and(|idle| (idle.has_work)());
+        while self.reactor.now_ns() < end_ns {
+            if self.reactor.poll() || self.queue.tasks() != ReadyTasks::default() || has_idle_work() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+
+    fn sleep(&self) {
         self.queue.parked.store(true, Ordering::SeqCst);
         if self.queue.tasks() == ReadyTasks::default() {
             // what was started goes out with the wait: one system call
@@ -435,5 +464,58 @@ mod tests {
         assert!(Rc::strong_count(&alive) > 1, "the tasks are there");
         drop((executor, spawner));
         assert_eq!(Rc::strong_count(&alive), 1, "and gone");
+    }
+
+    /// Each look takes a microsecond, each sleep lasts until its time.
+    struct Clocked {
+        now_ns: Rc<std::cell::Cell<u64>>,
+        sleeps: Rc<std::cell::Cell<u64>>,
+    }
+
+    impl Backend for Clocked {
+        fn now_ns(&self) -> u64 {
+            self.now_ns.get()
+        }
+
+        fn submit(&mut self, _token: usize, op: Op) {
+            panic!("nothing does I/O here: {op:?}");
+        }
+
+        fn poll(&mut self, wait: bool, until: Option<u64>, _ended: &mut Vec<(usize, Completion)>) {
+            self.now_ns.set(self.now_ns.get() + 1_000);
+            if let Some(until) = until.filter(|_| wait) {
+                self.now_ns.set(until.max(self.now_ns.get()));
+                self.sleeps.set(self.sleeps.get() + 1);
+            }
+        }
+
+        fn is_written(&self, _file: FileId, _offset: u64, _len: u64) -> bool {
+            false
+        }
+
+        fn unparker(&self) -> Arc<dyn Unpark> {
+            Arc::new(Idle)
+        }
+    }
+
+    #[test]
+    fn a_thread_whose_work_comes_soon_does_not_sleep() {
+        let (now_ns, sleeps) = (Rc::default(), Rc::default());
+        let reactor = Reactor::new(Box::new(Clocked { now_ns: Rc::clone(&now_ns), sleeps: Rc::clone(&sleeps) }));
+        let mut executor = Executor::new(reactor.clone(), Box::new(Fifo::default()));
+        let mut slept = |gap_ns: u64| {
+            let (before, reactor) = (sleeps.get(), reactor.clone());
+            executor.run(async move {
+                for _ in 0..20 {
+                    reactor.sleep_until(reactor.now_ns() + gap_ns).await;
+                }
+            });
+            let slept = sleeps.get() - before;
+            executor.set_busy_poll(BusyPoll::new(50_000));
+            slept
+        };
+        assert_eq!(slept(30_000), 20, "it was not told to look");
+        assert_eq!(slept(30_000), 1, "once, to learn that it does not take long");
+        assert_eq!(slept(1_000_000), 20, "it looks in vain, and then sleeps");
     }
 }

@@ -11,6 +11,7 @@
 //!
 //! **Not here:** threads. The codec pool and front ends have their own and reach the core by [`Mailbox`].
 
+mod busy_poll;
 pub mod executor;
 mod mailbox;
 pub mod reactor;
@@ -20,6 +21,7 @@ pub mod sync;
 use std::cell::RefCell;
 use std::rc::Rc;
 
+pub use busy_poll::BusyPoll;
 pub use executor::{Executor, Spawner};
 pub use mailbox::{Mailbox, MailboxReceiver, mailbox};
 pub use reactor::{Backend, FileId, Reactor};
