@@ -55,13 +55,14 @@ fn root_key() -> RootKey {
     RootKey::from_bytes(&[0x42; 32])
 }
 
-/// Bits that depend on the pool's size alone, so that they stay the same for its life.
+/// Bits that depend on the size of the pool when it was made alone, so that they stay the same for its life.
 fn dice(host: &Host) -> u64 {
-    (host.size >> 20).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50
+    (host.made_size >> 20).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50
 }
 
 fn media(host: &Host) -> Media {
-    Media::new(host.env.reactor.clone(), host.file, host.size, 512 << ((host.size >> 20) % 2 * 3), dice(host) & 4 == 0)
+    let block = 512 << ((host.made_size >> 20) % 2 * 3);
+    Media::new(host.env.reactor.clone(), host.file, host.size, block, dice(host) & 4 == 0)
 }
 
 /// The host's journal, as this daemon sees it.
@@ -253,6 +254,11 @@ impl Serving for ServedPool {
         })
     }
 
+    fn grow(&self, bytes: u64) -> Local<Result<()>> {
+        let pool = self.pool.clone();
+        Box::pin(async move { pool.grow(bytes).await.map(drop) })
+    }
+
     fn scrub(&self) -> Result<()> {
         self.pool.core().scrub.start(64 << 20)
     }
@@ -296,6 +302,7 @@ impl Serving for ServedPool {
             ("fragments unpacked", core.stats.unpacked.get()),
             ("blocks recompressed", core.recompress_status().data / u64::from(BLOCK_SIZE)),
             ("segments cleaned ahead", core.stats.cleaned_ahead.get()),
+            ("bytes grown", self.pool.status().pool_bytes.saturating_sub(self.host.made_size)),
             ("segments reused", reused as u64),
             ("summaries durable", sealed as u64),
             ("leaves missed", core.stats.map_misses.get()),

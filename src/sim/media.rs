@@ -30,6 +30,10 @@ impl Image {
         Self { pages: vec![None; index(len.div_ceil(PAGE_U64))] }
     }
 
+    fn enlarge(&mut self, len: u64) {
+        self.pages.resize(index(len.div_ceil(PAGE_U64)), None);
+    }
+
     fn read(&self, offset: u64, buf: &mut [u8]) {
         for_pages(offset, buf.len(), |page, within, range| match &self.pages[page] {
             Some(bytes) => buf[range.clone()].copy_from_slice(&bytes[within..within + range.len()]),
@@ -174,6 +178,13 @@ impl Medium {
     #[must_use]
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// It has so many bytes from now on, the new ones zeros; a length is durable at once.
+    pub fn enlarge(&mut self, len: u64) {
+        self.len = len.max(self.len);
+        self.current.enlarge(self.len);
+        self.durable.enlarge(self.len);
     }
 
     /// Whether it has no bytes at all.

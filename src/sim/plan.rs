@@ -115,6 +115,8 @@ pub struct Plan {
     pub clock_jumps: bool,
     /// Each daemon scrubs the pool while its hosts write.
     pub scrubs: bool,
+    /// The medium is enlarged now and then, and the pool with it, while hosts write.
+    pub grows: bool,
     /// The pool's journal, if it has one.
     pub journal: Option<JournalPlan>,
     /// Print every event.
@@ -242,6 +244,7 @@ impl Plan {
             failing,
             clock_jumps,
             scrubs: false,
+            grows: false,
             journal,
             verbose: false,
         }
@@ -295,6 +298,7 @@ impl Plan {
             failing,
             clock_jumps: false,
             scrubs: false,
+            grows: false,
             journal,
             verbose: false,
         }

@@ -41,6 +41,8 @@ pub struct Host {
     pub file: FileId,
     /// Its size in bytes.
     pub size: u64,
+    /// Its size when the pool was made.
+    pub made_size: u64,
     /// What the pool's journal is on, if it has one.
     pub journal: Option<HostJournal>,
     /// The journal is lost, and given up.
@@ -87,6 +89,10 @@ pub trait Serving {
     }
     /// Takes the journal away from the pool, if it has one.
     fn take_journal(&self) -> Local<Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+    /// Takes in what its medium, which has so many bytes by now, has gained.
+    fn grow(&self, _bytes: u64) -> Local<Result<()>> {
         Box::pin(async { Ok(()) })
     }
     /// Begins to read back and verify everything in use, if it can.

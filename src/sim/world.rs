@@ -34,7 +34,7 @@ use crate::env::{Env, Executor, FileId, Reactor, Rng as EnvRng};
 use crate::error::Result;
 use crate::format::journal::JournalHeader;
 
-use fate::{Drain, drained, given, taken};
+use fate::{Drain, Growth, drained, given, grown, taken};
 
 /// Simulated time a life may last at most.
 const LIFE_NS_MAX: u64 = 600_000_000_000;
@@ -67,6 +67,8 @@ struct World<'a> {
     journal_lost: bool,
     /// When lives drain it: a generator of its own, so that all else is drawn as without a journal.
     drains: Rng,
+    /// When the medium is enlarged, likewise.
+    grows: Rng,
     shared_memory: Rc<RefCell<SharedMemory>>,
     hosts: Arc<Mutex<Hosts>>,
     boot: [u8; 16],
@@ -88,6 +90,8 @@ struct Life {
     drain: Drain,
     /// It scrubs the pool meanwhile.
     scrubs: bool,
+    /// It grows by so much meanwhile.
+    growth: Option<Growth>,
     /// Media are well: draining a journal fails for want of space only.
     well: bool,
     serving: Rc<RefCell<Option<Rc<dyn Serving>>>>,
@@ -121,6 +125,7 @@ impl<'a> World<'a> {
             journal,
             journal_lost: false,
             drains: Rng::with_seed(plan.seed ^ 0x6472_6169_6e00),
+            grows: Rng::with_seed(plan.seed ^ 0x6772_6f77_7300),
             shared_memory: Rc::default(),
             hosts,
             boot,
@@ -227,7 +232,8 @@ impl<'a> World<'a> {
             env,
             machine: self.machine.clone(),
             file: self.file,
-            size: self.plan.pool_bytes,
+            size: self.machine.borrow_mut().medium(self.file).len(),
+            made_size: self.plan.pool_bytes,
             journal: self.journal.clone(),
             journal_lost: self.journal_lost,
             journal_late: self.plan.journal.is_some_and(|journal| journal.comes_late),
@@ -254,6 +260,7 @@ impl<'a> World<'a> {
             stop,
             drain: self.drain(),
             scrubs: self.plan.scrubs,
+            growth: self.growth(),
             well: self.plan.failing == Failing::Never,
             serving: serving.clone(),
             opening: opening.clone(),
@@ -344,7 +351,8 @@ impl<'a> World<'a> {
 
 impl Life {
     async fn live(self, open: Local<Result<Rc<dyn Serving>>>) -> Result<()> {
-        let Self { host, desk, habits, failure, verify, stop, drain, scrubs, well, serving, opening, mut rng } = self;
+        let Self { host, desk, habits, failure, verify, stop, drain, scrubs, growth, well, serving, opening, mut rng } =
+            self;
         let pool = open.await?;
         if host.death.is_dead() {
             return Ok(());
@@ -372,6 +380,9 @@ impl Life {
                 host.env.spawner.spawn(client)
             })
             .collect();
+        if let Some(growth) = growth {
+            desk.hold(&host.death, grown(&host, &*pool, growth).await);
+        }
         match drain {
             Drain::Meanwhile => desk.hold(&host.death, drained(&*pool, well).await),
             Drain::Comes | Drain::Swaps => desk.hold(&host.death, given(&*pool, well).await),

@@ -97,6 +97,20 @@ fn a_scrub_does_not_look_at_what_is_being_written_to_the_journal() {
     green(&Plan { scrubs: true, clock_jumps: true, ..Plan::of(9) });
 }
 
+/// Every second pool that grows is nearly full before.
+fn growing(seed: u64) -> Plan {
+    let kind = if seed.is_multiple_of(2) { Kind::Cramped } else { Kind::Churn };
+    Plan { grows: true, ..Plan::of_kind(seed, kind) }
+}
+
+/// Pools that grow while hosts write and daemons die have the old size or the new one, and lose nothing.
+#[test]
+fn pools_that_grow_while_hosts_write() {
+    let grown: u64 = (0..8).map(|seed| green(&growing(seed)).marks["bytes grown"]).sum();
+    assert!(grown > 8 << 20, "{grown} bytes in eight runs");
+    green_all(8..number("PLICA_SIM_SEEDS", 1340) / 20, growing);
+}
+
 /// Runs every plan of a sweep on all processors.
 fn swept(plan: &Plan, steps: Steps, stride: u64) {
     let plans = sweep(&Engine::new(), plan, steps, stride).unwrap_or_else(|red| panic!("{red}"));

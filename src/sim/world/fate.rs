@@ -9,8 +9,11 @@ use crate::sim::fault::{Fault, FaultKind};
 use crate::sim::oracle::Failure;
 use crate::sim::plan::{Drains, Failing, SPARED_BYTES};
 use crate::sim::sink::lock;
-use crate::sim::subject::{HostJournal, Serving};
+use crate::sim::subject::{Host, HostJournal, Serving};
 use crate::units::SegmentId;
+
+/// Most bytes by which a medium is enlarged at a time.
+const GROWTH_BYTES_MAX: u64 = 12 << 20;
 
 /// When a life drains the journal, or gives and takes one that comes late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,13 @@ pub(super) enum Drain {
     GoesAndComes,
     /// It is given while hosts write, taken away when they are done, and given again.
     Swaps,
+}
+
+/// How the medium is enlarged in a life.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Growth {
+    after_ns: u64,
+    bytes: u64,
 }
 
 impl World<'_> {
@@ -55,6 +65,19 @@ impl World<'_> {
                 [Drain::Never, Drain::Never, Drain::Meanwhile, Drain::Afterwards][self.drains.usize(0..4)]
             }
         }
+    }
+
+    /// How the medium is enlarged in the coming life, at most four times in all.
+    pub(super) fn growth(&mut self) -> Option<Growth> {
+        let bytes = self.machine.borrow_mut().medium(self.file).len();
+        if !self.plan.grows || bytes > self.plan.pool_bytes + 4 * GROWTH_BYTES_MAX || self.grows.bool() {
+            return None;
+        }
+        let at_most = [1, 100_000, 5_000_000][self.grows.usize(0..3)];
+        let after_ns = self.grows.u64(0..at_most);
+        // also by what is no whole segment, and no whole block
+        let more = self.grows.u64(3 << 20..GROWTH_BYTES_MAX) / 512 * 512;
+        Some(Growth { after_ns, bytes: bytes + more })
     }
 
     /// Plans what the media do in the coming life.
@@ -159,6 +182,16 @@ pub(super) async fn given(pool: &dyn Serving, well: bool) -> std::result::Result
 /// Takes the journal away. A full pool keeps it.
 pub(super) async fn taken(pool: &dyn Serving, well: bool) -> std::result::Result<(), String> {
     judged("taking the journal away", pool.take_journal().await, well)
+}
+
+/// Enlarges the medium, and has the pool take that in.
+pub(super) async fn grown(host: &Host, pool: &dyn Serving, growth: Growth) -> std::result::Result<(), String> {
+    host.env.sleep_ns(growth.after_ns).await;
+    if host.death.is_dead() {
+        return Ok(());
+    }
+    host.machine.borrow_mut().medium(host.file).enlarge(growth.bytes);
+    pool.grow(growth.bytes).await.map_err(|error| format!("growing failed: {error}"))
 }
 
 fn judged(what: &str, result: Result<()>, well: bool) -> std::result::Result<(), String> {
