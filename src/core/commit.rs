@@ -73,11 +73,7 @@ impl Core {
                     self.close_batch(kind);
                 }
                 // one of another stream that is begun meanwhile is due before
-                Some((due, StreamKind::Hot)) => {
-                    let begun = std::pin::pin!(self.batch_begun.notified());
-                    let timer = std::pin::pin!(self.env.reactor.sleep_until(due));
-                    futures_util::future::select(begun, timer).await;
-                }
+                Some((due, StreamKind::Hot)) => self.batch_begun.notified_or(self.env.reactor.sleep_until(due)).await,
                 Some((due, _)) => self.env.reactor.sleep_until(due).await,
             }
         }

@@ -75,9 +75,7 @@ impl Core {
 
     /// Waits until somebody wants a segment of tier 0, at most so long.
     async fn wait_for_destage(&self, tier0: &Tier0, ns: u64) {
-        let wanted = std::pin::pin!(tier0.destage_wanted.notified());
-        let timer = std::pin::pin!(self.env.sleep_ns(ns));
-        futures_util::future::select(wanted, timer).await;
+        tier0.destage_wanted.notified_or(self.env.sleep_ns(ns)).await;
     }
 
     /// Whether tier 0 has too few segments to be opened.

@@ -25,8 +25,9 @@ impl Core {
         if namespace.unflushed < self.bounds.load_bytes || segments.count() < self.bounds.cold_segments_min {
             return Ok(Purpose::Write);
         }
-        let is_hot = self.cleaner.rewrites.borrow_mut().note(id, piece.start, state.log.last_op());
-        if is_hot && segments.count() >= self.bounds.hot_segments_min {
+        if segments.count() >= self.bounds.hot_segments_min
+            && self.cleaner.rewrites.borrow_mut().note(id, piece.start, state.log.last_op())
+        {
             return Ok(Purpose::HotWrite);
         }
         let age = match namespace.directory.get(piece.start).place() {

@@ -27,6 +27,12 @@ impl BusyPoll {
         Self { most_ns, span_ns: 0 }
     }
 
+    /// Whether it ever looks.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.most_ns > 0
+    }
+
     /// How long to look now, in nanoseconds.
     #[must_use]
     pub fn span_ns(&self) -> u64 {
@@ -60,6 +66,7 @@ mod tests {
 
     #[test]
     fn with_no_time_it_never_looks() {
+        assert!(!BusyPoll::new(0).is_wanted() && BusyPoll::new(1).is_wanted());
         assert_eq!(BusyPoll::new(0).after(0).span_ns(), 0);
     }
 }

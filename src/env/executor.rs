@@ -246,7 +246,8 @@ impl Executor {
 
     /// Sets how long to look for work before the thread sleeps.
     pub fn set_busy_poll(&mut self, poll: BusyPoll) {
-        self.busy_poll = Some(poll);
+        // one that never looks needs no clock
+        self.busy_poll = poll.is_wanted().then_some(poll);
     }
 
     /// Runs until `main` is done.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::pin::pin;
 use std::task::{Poll, Waker};
 
 /// A condition that tasks wait for: whoever changes the state calls [`Notify::notify_all`], whoever waits looks again.
@@ -31,6 +32,11 @@ impl Notify {
             Poll::Pending
         })
         .await;
+    }
+
+    /// Waits for the next [`Notify::notify_all`], or until `timer` is over.
+    pub async fn notified_or(&self, timer: impl Future<Output = ()>) {
+        futures_util::future::select(pin!(self.notified()), pin!(timer)).await;
     }
 
     /// Waits until `condition` holds; it is looked at now and after every [`Notify::notify_all`].

@@ -20,7 +20,7 @@ const UTILIZATIONS: [u32; 6] = [50, 60, 70, 80, 90, 95];
 const FREE_LOW: usize = 4;
 const NOWHERE: u32 = u32::MAX;
 /// Streams.
-const HOT: usize = 0;
+const HOST: usize = 0;
 const MOVED: usize = 1;
 const COLD: usize = 2;
 
@@ -282,7 +282,7 @@ impl Store {
             (segment, _) => Some(self.now - self.segments[segment as usize].filled.unwrap_or(self.now)),
         };
         let is_cold = self.splits && self.lifespan.is_cold(age);
-        self.append(if is_cold { COLD } else { HOT }, block);
+        self.append(if is_cold { COLD } else { HOST }, block);
     }
 
     fn clean(&mut self, policy: &dyn VictimPolicy) {
@@ -293,7 +293,7 @@ impl Store {
         self.index.update(victim, None);
         let segment = std::mem::take(&mut self.segments[victim.0 as usize]);
         self.segments[victim.0 as usize].live = segment.live;
-        if segment.stream == HOT {
+        if segment.stream == HOST {
             self.lifespan.cleaned(now - segment.filled.unwrap_or(now));
         }
         for (position, block) in (0..).zip(segment.blocks) {
