@@ -1,9 +1,5 @@
 //! Records fetched back: from staged memory or with one device read, and verified before anything is made of them (I5).
 
-use std::rc::Rc;
-
-use futures_util::future::Either;
-
 use super::Core;
 use crate::buf::AlignedBuf;
 use crate::error::{Error, ErrorKind, Result};
@@ -11,6 +7,7 @@ use crate::format::journal::journal_segment;
 use crate::format::record::{RECORD_HEADER_BYTES, RecordHeader};
 use crate::format::{Entry, Location, Tier};
 use crate::limits::{BLOCK_BYTES, GRANULE};
+use crate::media::Reading;
 use crate::units::{Lba, NamespaceId, SegmentId};
 
 /// A record in a buffer.
@@ -32,20 +29,16 @@ impl Fetched {
 }
 
 /// A record on its way: copied from staged memory, or being read.
-pub(super) enum Fetch<F> {
+pub(super) enum Fetch {
     /// In the buffer already, from this offset on.
     Staged(AlignedBuf, usize),
     /// A device read under way; the record starts at this offset of its buffer.
-    Reading(F, usize),
+    Reading(Reading, usize),
 }
 
 impl Core {
     /// Starts fetching the record at `location` into `buf`. The caller has pinned its segment.
-    pub(super) fn start_fetch(
-        self: &Rc<Self>,
-        location: &Location,
-        mut buf: AlignedBuf,
-    ) -> Fetch<impl Future<Output = (AlignedBuf, Result<()>)> + use<>> {
+    pub(super) fn start_fetch(&self, location: &Location, mut buf: AlignedBuf) -> Fetch {
         let state = self.state.borrow();
         if let Some((batch, offset)) = state.log.batches.staged(location.tier(), location.segment, location.granule) {
             let len = (batch.length - offset).min(buf.len());
@@ -65,20 +58,18 @@ impl Core {
         let len = usize::try_from(end - aligned).unwrap_or(usize::MAX).min(buf.len());
         let at = usize::try_from(start - aligned).unwrap_or(0);
         match &tier0 {
-            Some(tier0) => {
-                if tier0.journal.load(aligned, &mut buf[..len]) {
-                    return Fetch::Staged(buf, at);
-                }
-                Fetch::Reading(Either::Left(tier0.journal.read(aligned, buf, len)), at)
-            }
-            _ => Fetch::Reading(Either::Right(self.media.read(aligned, buf, len)), at),
+            Some(tier0) => match tier0.journal.start_read(aligned, buf, len) {
+                Ok(reading) => Fetch::Reading(reading, at),
+                Err(buf) => Fetch::Staged(buf, at),
+            },
+            _ => Fetch::Reading(self.media.read(aligned, buf, len), at),
         }
     }
 
     /// Waits for a fetch and verifies the record against its place. The buffer comes back in any case.
-    pub(super) async fn finish_fetch<F: Future<Output = (AlignedBuf, Result<()>)>>(
+    pub(super) async fn finish_fetch(
         &self,
-        fetch: Fetch<F>,
+        fetch: Fetch,
         location: &Location,
     ) -> (Result<RecordHeader>, AlignedBuf, usize) {
         let (buf, at) = match fetch {

@@ -223,7 +223,7 @@ impl Core {
             fetches.push(self.start_fetch(location, bufs.take()));
         }
         let mut parts = ArrayVec::new();
-        for ((location, blocks), fetch) in sample.parts.iter().zip(fetches) {
+        for ((location, blocks), fetch) in sample.parts.iter().zip(fetches.drain(..)) {
             let lba = Lba(sample.first.0 + u64::from(blocks.trailing_zeros()));
             let (header, sealed, at) = self.finish_fetch(fetch, location).await;
             let part = header.and_then(|header| {

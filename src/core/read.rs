@@ -68,7 +68,8 @@ impl Core {
                 for run in &runs {
                     fetches.push(self.start_run(run, &mut bufs));
                 }
-                for (run, fetch) in runs.iter().zip(fetches) {
+                // drained, because an array that is iterated by value is copied whole
+                for (run, fetch) in runs.iter().zip(fetches.drain(..)) {
                     let at = usize::try_from(run.lba.0 - piece.start.0).unwrap_or(usize::MAX) * BLOCK_BYTES;
                     let part = &mut out[at..at + run.count * BLOCK_BYTES];
                     let ended = self.finish_run(id, run, fetch, &sealer, part, &mut bufs, &mut scratch, urgent).await;
@@ -105,22 +106,18 @@ impl Core {
         Ok((runs, namespace.sealer.clone()))
     }
 
-    fn start_run(
-        self: &Rc<Self>,
-        run: &Run,
-        bufs: &mut Bufs,
-    ) -> Option<Fetch<impl Future<Output = (AlignedBuf, Result<()>)> + use<>>> {
+    fn start_run(&self, run: &Run, bufs: &mut Bufs) -> Option<Fetch> {
         let location = data_location(run.entry)?;
         let Some(buf) = bufs.pop() else { unreachable!("a buffer for each block") };
         Some(self.start_fetch(&location, buf))
     }
 
     #[expect(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
-    async fn finish_run<F: Future<Output = (AlignedBuf, Result<()>)>>(
+    async fn finish_run(
         self: &Rc<Self>,
         id: NamespaceId,
         run: &Run,
-        fetch: Option<Fetch<F>>,
+        fetch: Option<Fetch>,
         sealer: &Arc<Sealer>,
         out: &mut [u8],
         bufs: &mut Bufs,

@@ -15,6 +15,7 @@
 
 pub mod device;
 mod lock;
+mod reading;
 pub mod signature;
 pub mod uring;
 
@@ -31,6 +32,7 @@ use crate::env::{FileId, Reactor};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use device::{Access, Device, DeviceKind, Identity, create_file};
+pub use reading::Reading;
 pub use signature::Signature;
 pub use uring::{Registration, Registry, UringBackend};
 
@@ -154,34 +156,16 @@ impl Media {
     ///
     /// # Errors
     /// [`ErrorKind::OutOfRange`], or what the medium reports.
-    pub fn read(
-        &self,
-        offset: u64,
-        buf: AlignedBuf,
-        len: usize,
-    ) -> impl Future<Output = (AlignedBuf, Result<()>)> + use<> {
+    pub fn read(&self, offset: u64, buf: AlignedBuf, len: usize) -> Reading {
         assert!(len <= buf.len(), "{len} bytes into {buf:?}");
-        let started = match self.check("reading", offset, len as u64) {
-            Ok(()) => {
-                add(&self.0.stats.reads, 1);
-                add(&self.0.stats.read_bytes, len as u64);
-                Ok(self.start(Op::Read { file: self.0.file, offset, buf, len }))
-            }
-            Err(error) => Err((buf, error)),
-        };
-        let patches = (!self.0.patches.is_empty()).then(|| self.0.patches.clone());
-        async move {
-            match started {
-                Ok(operation) => match operation.await {
-                    Completion { result, buf: Some(IoBuf::Owned(mut buf)) } => {
-                        patches.iter().flat_map(|p| p.iter()).for_each(|patch| patch.lay_over(offset, &mut buf[..len]));
-                        (buf, result.map(drop))
-                    }
-                    other => unreachable!("a read gives its buffer back: {other:?}"),
-                },
-                Err((buf, error)) => (buf, Err(error)),
-            }
+        if let Err(error) = self.check("reading", offset, len as u64) {
+            return Reading::refused(buf, error);
         }
+        add(&self.0.stats.reads, 1);
+        add(&self.0.stats.read_bytes, len as u64);
+        let operation = self.start(Op::Read { file: self.0.file, offset, buf, len });
+        let patches = (!self.0.patches.is_empty()).then(|| self.0.patches.clone());
+        Reading::under(operation, patches, offset, len)
     }
 
     /// Writes the first `len` bytes of `buf` at `offset`. The buffer comes back in any case; after an error the range

@@ -27,7 +27,7 @@ use crate::buf::AlignedBuf;
 use crate::canary::{self, Rule};
 use crate::env::reactor::IoBuf;
 use crate::error::Result;
-use crate::media::Media;
+use crate::media::{Media, Reading};
 
 pub use open::{JournalDevice, open_journal};
 
@@ -112,37 +112,29 @@ impl Journal {
         self.written.get()
     }
 
-    /// Reads at once, from memory; `false` when it is none.
+    /// Fills `buf[..len]` from `offset`. The buffer comes back in any case.
     ///
-    /// # Panics
-    /// Beyond the end.
-    #[must_use]
-    pub fn load(&self, offset: u64, into: &mut [u8]) -> bool {
-        let Medium::Memory(memory) = &self.medium else { return false };
-        check(memory.size(), offset, into.len());
-        memory.load(offset, into);
-        true
+    /// # Errors
+    /// What the medium reports.
+    pub async fn read(&self, offset: u64, buf: AlignedBuf, len: usize) -> (AlignedBuf, Result<()>) {
+        match self.start_read(offset, buf, len) {
+            Ok(reading) => reading.await,
+            Err(buf) => (buf, Ok(())),
+        }
     }
 
-    /// Fills `buf[..len]` from `offset`. The buffer comes back in any case. The operation starts at once.
-    pub fn read(
-        &self,
-        offset: u64,
-        mut buf: AlignedBuf,
-        len: usize,
-    ) -> impl Future<Output = (AlignedBuf, Result<()>)> + use<> {
-        let started = match &self.medium {
-            Medium::Memory(_) => {
-                let _ = self.load(offset, &mut buf[..len]);
+    /// Starts filling `buf[..len]` from `offset`. Of memory that has been done (`Err`).
+    ///
+    /// # Panics
+    /// Beyond the end of memory.
+    pub fn start_read(&self, offset: u64, mut buf: AlignedBuf, len: usize) -> Result<Reading, AlignedBuf> {
+        match &self.medium {
+            Medium::Memory(memory) => {
+                check(memory.size(), offset, len);
+                memory.load(offset, &mut buf[..len]);
                 Err(buf)
             }
             Medium::Block(media) => Ok(media.read(offset, buf, len)),
-        };
-        async move {
-            match started {
-                Ok(reading) => reading.await,
-                Err(buf) => (buf, Ok(())),
-            }
         }
     }
 
