@@ -24,6 +24,7 @@
 //! - **I12** append and map change are one await-free step.
 
 pub mod advise;
+pub mod allocator;
 pub mod buf;
 pub mod canary;
 pub mod check;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use clap::Parser;
+use plica::allocator::Allocator;
 use plica::buf::AlignedBuf;
 use plica::core::request::NamespaceClient;
 use plica::env::Env;
@@ -16,6 +17,9 @@ use plica::media::{Media, create_file};
 use ublk_tests::bench::{
     BLOCK, Bench, Blocks, Lane, Meter, Serve, namespace, on_file, run_lanes, write_first, write_owned,
 };
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// More than one synchronous write after the other puts into the log.
 const FLUSHED_A_SECOND: u64 = 128 << 20;

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use clap::Parser;
+use plica::allocator::Allocator;
 use plica::codec::CodecPool;
 use plica::core::request::NamespaceClient;
 use plica::core::{Recompression, ReplayBounds};
@@ -21,6 +22,9 @@ use plica::error::{Error, ErrorKind, Result};
 use plica::media::create_file;
 use plica::pool::Pool;
 use ublk_tests::bench::{BLOCK, Bench, Lane, Meter, Serve, namespace, on_file, ratio};
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// Blocks of a request.
 const REQUEST_BLOCKS: usize = 16;

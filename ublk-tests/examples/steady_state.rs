@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use clap::Parser;
+use plica::allocator::Allocator;
 use plica::core::RESERVE_SEGMENTS;
 use plica::core::request::NamespaceClient;
 use plica::env::Env;
@@ -23,6 +24,9 @@ use plica::format::record::record_bytes;
 use plica::media::create_file;
 use plica::pool::PoolStatus;
 use ublk_tests::bench::{BLOCK, Bench, Lane, Latencies, Meter, Serve, namespace, on_file, ratio, run_lanes};
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// Bytes that a block takes: half of it, header, its part of the summary, and its entry in the map.
 const BLOCK_STORED: u64 = 2124;

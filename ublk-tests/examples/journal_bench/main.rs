@@ -14,8 +14,12 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use place::Place;
+use plica::allocator::Allocator;
 use plica::error::Result;
 use serde_json::{Value, json};
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 #[derive(Parser)]
 #[command(about = "Measures what the journal does for a database's log")]

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use load::{Load, NoStore};
+use plica::allocator::Allocator;
 use plica::codec::CodecPool;
 use plica::core::ReplayBounds;
 use plica::env::executor::Fifo;
@@ -25,6 +26,9 @@ use plica::format::{Cipher, Compression};
 use plica::keys::RootKey;
 use plica::media::{Access, Device, DeviceKind, Media, UringBackend, create_file};
 use plica::pool::{CreateOptions, NamespaceSpec, OpenOptions, Pool};
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 type AnyResult<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 

@@ -19,11 +19,15 @@ mod restart;
 use std::path::PathBuf;
 
 use load::{BLOCK, Latencies, Load, Overwrite};
+use plica::allocator::Allocator;
 use plica::core::ReplayBounds;
 use plica::env::Env;
 use plica::media::{Media, create_file};
 use plica::pool::Pool;
 use pool::{Fill, create, on_medium, open};
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 type AnyResult<T> = Result<T, Box<dyn std::error::Error>>;
 
