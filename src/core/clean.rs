@@ -34,12 +34,17 @@ use crate::error::Result;
 use crate::format::Tier;
 use crate::format::record::RecordKind;
 use crate::format::summary::{Change, SummaryEntry, decode_summary};
-use crate::limits::SLOT_BYTES;
 use crate::log::walk::walk_all;
 use crate::log::{SegmentState, Streams};
 use crate::map::leaf_of;
 use crate::units::{Granule, SegmentId};
 
+/// Of what a victim gains, this part is the writers' for reading it, and this for the look at its records: about what these
+/// are of the work. The rest comes as its blocks are moved, so that writers wait evenly.
+const READ_SHARE: u64 = 8;
+const SURVEY_SHARE: u64 = 8;
+/// Bytes read at a time: the medium's other requests go between.
+const READ_BYTES: usize = 1 << 20;
 /// Records relocated before others have their turn.
 const PORTION: usize = 16;
 
@@ -65,8 +70,7 @@ pub(super) struct Cleaner {
 
 /// The memory of the cleaner's task.
 pub(super) struct Memory {
-    pub(super) bytes: Vec<u8>,
-    piece: Option<AlignedBuf>,
+    pub(super) bytes: AlignedBuf,
     pub(super) workspace: Workspace,
 }
 
@@ -127,8 +131,7 @@ impl Core {
     }
 
     fn cleaner_memory(&self) -> Memory {
-        let bytes = vec![0; self.layout.segment_bytes as usize];
-        Memory { bytes, piece: Some(AlignedBuf::zeroed(SLOT_BYTES)), workspace: Workspace::new() }
+        Memory { bytes: AlignedBuf::zeroed(self.layout.segment_bytes as usize), workspace: Workspace::new() }
     }
 
     /// Whether there is nothing to wait for: all is known, and nothing would gain anything.
@@ -210,8 +213,8 @@ impl Core {
             self.wait_durable(Streams::All, top_op).await?;
         }
         self.note_lifespan(id);
-        let advance = self.expected_gain(id) / 2;
-        if let Err(error) = self.read_segment(id, memory, advance / 2).await {
+        let expected = self.expected_gain(id);
+        if let Err(error) = self.read_segment(id, memory, expected / READ_SHARE).await {
             tracing::error!("segment {id} cannot be cleaned: {error}");
             self.set_aside(id);
             return Ok(());
@@ -221,18 +224,18 @@ impl Core {
         if records.iter().any(|r| matches!(r.change, Change::Other { .. })) {
             return self.clean_leaves(id, &records).await;
         }
-        self.clean_fragments(id, records, memory, advance).await
+        self.clean_fragments(id, records, memory, expected).await
     }
 
     /// Reads a segment, for which `advance` is gained as far as writers are concerned.
     pub(super) async fn read_segment(&self, id: SegmentId, memory: &mut Memory, advance: u64) -> Result<()> {
-        let start = self.layout.segment(id);
-        let pieces = memory.bytes.len().div_ceil(SLOT_BYTES) as u64;
-        for (index, part) in memory.bytes.chunks_mut(SLOT_BYTES).enumerate() {
-            let Some(buf) = memory.piece.take() else { unreachable!("reads give their buffer back") };
-            let (buf, result) = self.media.read(start + (index * SLOT_BYTES) as u64, buf, part.len()).await;
-            part.copy_from_slice(&buf[..part.len()]);
-            memory.piece = Some(buf);
+        let (segment, bytes) = (self.layout.segment(id), memory.bytes.len());
+        let pieces = bytes.div_ceil(READ_BYTES) as u64;
+        for start in (0..bytes).step_by(READ_BYTES) {
+            let buf = std::mem::replace(&mut memory.bytes, AlignedBuf::zeroed(0));
+            let len = READ_BYTES.min(bytes - start);
+            let (buf, result) = self.media.read_into(segment + start as u64, buf, start, len).await;
+            memory.bytes = buf;
             result?;
             // reading is a part of the work: writers do not wait for a whole segment at a time
             self.credit(advance / pieces);
@@ -252,9 +255,10 @@ impl Core {
         id: SegmentId,
         records: Vec<SummaryEntry>,
         memory: &mut Memory,
-        advance: u64,
+        expected: u64,
     ) -> Result<()> {
-        let survey = self.survey(records, &memory.bytes, advance / 2).await;
+        let survey = self.survey(records, &memory.bytes, expected / SURVEY_SHARE).await;
+        let advance = expected / READ_SHARE + expected / SURVEY_SHARE;
         let bytes = u32::try_from(survey.bytes).unwrap_or(u32::MAX);
         self.state.borrow_mut().log.segments.measured(id, survey.total, bytes);
         let Some((unpack, gain)) = self.gain(&survey) else {

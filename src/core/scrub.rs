@@ -157,9 +157,8 @@ impl Core {
             let on_journal = u32::try_from(self.state.borrow().log.journal.count()).unwrap_or(0);
             self.scrub.with(|status| status.segments = count.saturating_add(on_journal));
             tracing::info!("a scrub begins: {count} segments, {on_journal} of the journal");
-            // one segment and one piece, for as long as it lasts
-            let mut bytes = vec![0; self.layout.segment_bytes as usize];
-            let mut piece = Some(AlignedBuf::zeroed(SLOT_BYTES));
+            // one segment, for as long as it lasts
+            let mut bytes = AlignedBuf::zeroed(self.layout.segment_bytes as usize);
             let of_journal = (0..on_journal).map(|id| (Tier::Pmem, SegmentId(id)));
             for (tier, id) in (0..count).map(|id| (Tier::Ssd, SegmentId(id))).chain(of_journal) {
                 self.scrub.changed.until(|| !self.scrub.is(ScrubState::Paused)).await;
@@ -169,7 +168,7 @@ impl Core {
                 if tier == Tier::Pmem {
                     self.scrub_journal_segment(id).await;
                 } else {
-                    self.scrub_segment(id, &mut bytes, &mut piece).await;
+                    self.scrub_segment(id, &mut bytes).await;
                 }
                 self.scrub.with(|status| status.segments_done += 1);
             }
@@ -181,7 +180,7 @@ impl Core {
         }
     }
 
-    async fn scrub_segment(self: &Rc<Self>, id: SegmentId, bytes: &mut [u8], piece: &mut Option<AlignedBuf>) {
+    async fn scrub_segment(self: &Rc<Self>, id: SegmentId, bytes: &mut AlignedBuf) {
         let (is_open, end, last) = {
             let state = self.state.borrow();
             let info = state.log.segments.get(id);
@@ -199,7 +198,7 @@ impl Core {
             return;
         }
         let listed = self.open_records(id, end);
-        self.read_slowly(id, bytes, piece).await;
+        self.read_slowly(id, bytes).await;
         bytes[end as usize..].fill(0);
         let place = self.state.borrow().log.place(Tier::Ssd, id, Granule(0));
         let records = match listed {
@@ -227,21 +226,19 @@ impl Core {
     }
 
     /// Reads a segment no faster than the rate. A piece that cannot be read is zeros: nothing in it verifies.
-    async fn read_slowly(&self, id: SegmentId, bytes: &mut [u8], piece: &mut Option<AlignedBuf>) {
-        let start = self.layout.segment(id);
-        for (index, part) in bytes.chunks_mut(SLOT_BYTES).enumerate() {
-            let Some(buf) = piece.take() else { unreachable!("reads give their buffer back") };
+    async fn read_slowly(&self, id: SegmentId, bytes: &mut AlignedBuf) {
+        let segment = self.layout.segment(id);
+        for start in (0..bytes.len()).step_by(SLOT_BYTES) {
             let began = self.env.now_ns();
-            let (buf, result) = self.media.read(start + (index * SLOT_BYTES) as u64, buf, part.len()).await;
-            match result {
-                Ok(()) => part.copy_from_slice(&buf[..part.len()]),
-                Err(error) => {
-                    tracing::error!("scrub: segment {id}: {error}");
-                    part.fill(0);
-                }
+            let buf = std::mem::replace(bytes, AlignedBuf::zeroed(0));
+            let len = SLOT_BYTES.min(buf.len() - start);
+            let (buf, result) = self.media.read_into(segment + start as u64, buf, start, len).await;
+            *bytes = buf;
+            if let Err(error) = result {
+                tracing::error!("scrub: segment {id}: {error}");
+                bytes[start..start + len].fill(0);
             }
-            *piece = Some(buf);
-            self.scrub_rests(began, part.len()).await;
+            self.scrub_rests(began, len).await;
         }
     }
 

@@ -53,7 +53,7 @@ impl IoBuf {
 /// What the backend is asked to do. Offsets and lengths of block I/O are multiples of the medium's block size.
 #[derive(Debug)]
 pub enum Op {
-    /// Fill `buf[..len]` from `offset`.
+    /// Fill `buf[start..start + len]` from `offset`.
     Read {
         /// The medium.
         file: FileId,
@@ -61,6 +61,8 @@ pub enum Op {
         offset: u64,
         /// Where to.
         buf: AlignedBuf,
+        /// Where in `buf` to begin: a multiple of the medium's block size.
+        start: usize,
         /// How many bytes.
         len: usize,
     },

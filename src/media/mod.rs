@@ -157,15 +157,24 @@ impl Media {
     /// # Errors
     /// [`ErrorKind::OutOfRange`], or what the medium reports.
     pub fn read(&self, offset: u64, buf: AlignedBuf, len: usize) -> Reading {
-        assert!(len <= buf.len(), "{len} bytes into {buf:?}");
+        self.read_into(offset, buf, 0, len)
+    }
+
+    /// Fills `buf[start..start + len]` from `offset`; otherwise as [`Media::read`]. `start` is a multiple of the block.
+    ///
+    /// # Errors
+    /// As [`Media::read`].
+    pub fn read_into(&self, offset: u64, buf: AlignedBuf, start: usize, len: usize) -> Reading {
+        assert!(start.is_multiple_of(self.0.block as usize), "{len} bytes at {start} of {buf:?}");
+        assert!(start.checked_add(len).is_some_and(|end| end <= buf.len()), "{len} bytes at {start} of {buf:?}");
         if let Err(error) = self.check("reading", offset, len as u64) {
             return Reading::refused(buf, error);
         }
         add(&self.0.stats.reads, 1);
         add(&self.0.stats.read_bytes, len as u64);
-        let operation = self.start(Op::Read { file: self.0.file, offset, buf, len });
+        let operation = self.start(Op::Read { file: self.0.file, offset, buf, start, len });
         let patches = (!self.0.patches.is_empty()).then(|| self.0.patches.clone());
-        Reading::under(operation, patches, offset, len)
+        Reading::under(operation, patches, offset, start..start + len)
     }
 
     /// Writes the first `len` bytes of `buf` at `offset`. The buffer comes back in any case; after an error the range

@@ -1,6 +1,7 @@
 //! A read of a medium under way, as a future small enough that a request can hold one for each of its blocks.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -16,7 +17,7 @@ pub struct Reading {
     started: Started,
     patches: Option<Rc<[Patch]>>,
     offset: u64,
-    len: usize,
+    part: Range<usize>,
 }
 
 enum Started {
@@ -27,14 +28,14 @@ enum Started {
 }
 
 impl Reading {
-    /// A read of `len` bytes at `offset`; what `patches` hold is seen in their place.
-    pub(super) fn under(operation: Operation, patches: Option<Rc<[Patch]>>, offset: u64, len: usize) -> Self {
-        Self { started: Started::Under(operation), patches, offset, len }
+    /// A read at `offset` into that part of the buffer; what `patches` hold is seen in the medium's place.
+    pub(super) fn under(operation: Operation, patches: Option<Rc<[Patch]>>, offset: u64, part: Range<usize>) -> Self {
+        Self { started: Started::Under(operation), patches, offset, part }
     }
 
     /// A read that was not begun.
     pub(super) fn refused(buf: AlignedBuf, error: Error) -> Self {
-        Self { started: Started::Refused(Some(Box::new((buf, error)))), patches: None, offset: 0, len: 0 }
+        Self { started: Started::Refused(Some(Box::new((buf, error)))), patches: None, offset: 0, part: 0..0 }
     }
 }
 
@@ -54,7 +55,7 @@ impl Future for Reading {
         match ready!(Pin::new(operation).poll(cx)) {
             Completion { result, buf: Some(IoBuf::Owned(mut buf)) } => {
                 for patch in self.patches.iter().flat_map(|patches| patches.iter()) {
-                    patch.lay_over(self.offset, &mut buf[..self.len]);
+                    patch.lay_over(self.offset, &mut buf[self.part.clone()]);
                 }
                 Poll::Ready((buf, result.map(drop)))
             }

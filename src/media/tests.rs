@@ -78,6 +78,23 @@ fn what_was_written_is_read() {
 }
 
 #[test]
+fn a_read_goes_into_a_part_of_its_buffer() {
+    let mut world = world();
+    let media = world.media.clone();
+    world.run(async move {
+        write(&media, 8192, 1, 1 << 20).await.unwrap();
+        let (buf, result) = media.read_into(8192, pattern(9, 2 << 20), 4096, 1 << 20).await;
+        result.unwrap();
+        let (before, after) = (pattern(9, 2 << 20), pattern(1, 1 << 20));
+        let end = 4096 + (1 << 20);
+        assert_eq!((&buf[..4096], &buf[4096..end], &buf[end..]), (&before[..4096], &after[..], &before[end..]));
+        let (buf, result) = media.read_into(SIZE, buf, 4096, 8192).await;
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::OutOfRange);
+        assert_eq!(buf.len(), 2 << 20, "the buffer comes back");
+    });
+}
+
+#[test]
 fn written_space_is_told_from_space_that_is_only_allocated() {
     let mut world = world();
     let media = world.media.clone();

@@ -94,7 +94,7 @@ mod tests {
     }
 
     fn read(file: FileId, offset: u64) -> Op {
-        Op::Read { file, offset, buf: AlignedBuf::zeroed(4096), len: 4096 }
+        Op::Read { file, offset, buf: AlignedBuf::zeroed(4096), start: 0, len: 4096 }
     }
 
     fn byte(completion: Completion) -> u8 {

@@ -233,12 +233,13 @@ impl Machine {
     fn end(&mut self, ended: InFlight) -> Completion {
         let InFlight { op, mark, fault, .. } = ended;
         match op {
-            Op::Read { file, offset, mut buf, len } => {
+            Op::Read { file, offset, mut buf, start, len } => {
                 if fault.is_some() {
                     return failed("the simulated medium failed to read", ErrorKind::Io, Some(IoBuf::Owned(buf)));
                 }
-                self.media[file.0].read(offset, &mut buf[..len]);
-                self.mix_in(file, offset, &mut buf[..len]);
+                let into = &mut buf[start..start + len];
+                self.media[file.0].read(offset, into);
+                self.mix_in(file, offset, into);
                 Completion { result: Ok(len), buf: Some(IoBuf::Owned(buf)) }
             }
             Op::Write { file, offset, buf, len, durable } => {

@@ -176,7 +176,7 @@ impl Disk {
     async fn read(&self, request: &mut Request, at: u64) -> Result<()> {
         let len = usize::try_from(request.len).unwrap_or(0);
         let buf = AlignedBuf::zeroed(len);
-        let end = self.alone(Op::Read { file: self.file, offset: at, buf, len }).await;
+        let end = self.alone(Op::Read { file: self.file, offset: at, buf, start: 0, len }).await;
         if let (Some(IoBuf::Owned(buf)), Some(data)) = (end.buf, request.data.as_mut().and_then(Arc::get_mut)) {
             data.bytes_mut()[..len].copy_from_slice(&buf);
         }

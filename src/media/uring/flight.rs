@@ -76,8 +76,8 @@ impl Flight {
         let fd = Fd(self.file.as_ref().map_or(-1, |file| file.fd.as_raw_fd()));
         let allocates = self.file.as_ref().is_some_and(|file| file.allocates);
         match &mut self.op {
-            Op::Read { offset, buf, len, .. } => {
-                let rest = &mut buf[done..*len];
+            Op::Read { offset, buf, start, len, .. } => {
+                let rest = &mut buf[*start + done..*start + *len];
                 let bytes = bytes_of(rest.len());
                 opcode::Read::new(fd, rest.as_mut_ptr(), bytes).offset(*offset + done as u64).build()
             }
