@@ -12,7 +12,7 @@ pub const CODE_LINES_MAX: usize = 400;
 
 /// Layers of the main crate from the bottom up. A module uses its own layer and those below it.
 pub const LAYERS: &[&[&str]] = &[
-    &["units", "limits", "error", "canary"],
+    &["units", "limits", "error", "canary", "allocator"],
     &["format"],
     &["buf"],
     &["staging"],
