@@ -112,14 +112,23 @@ impl Journal {
         self.written.get()
     }
 
-    /// Fills `buf[..len]` from `offset`. The buffer comes back in any case.
+    /// Fills `buf[..len]` from `offset`. The buffer comes back in any case. The operation starts at once, whenever it is
+    /// awaited: recovery has several under way.
     ///
     /// # Errors
     /// What the medium reports.
-    pub async fn read(&self, offset: u64, buf: AlignedBuf, len: usize) -> (AlignedBuf, Result<()>) {
-        match self.start_read(offset, buf, len) {
-            Ok(reading) => reading.await,
-            Err(buf) => (buf, Ok(())),
+    pub fn read(
+        &self,
+        offset: u64,
+        buf: AlignedBuf,
+        len: usize,
+    ) -> impl Future<Output = (AlignedBuf, Result<()>)> + use<> {
+        let started = self.start_read(offset, buf, len);
+        async move {
+            match started {
+                Ok(reading) => reading.await,
+                Err(buf) => (buf, Ok(())),
+            }
         }
     }
 
