@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   owed (Pacer) ─► choose victims ─► read one ─► survey: what would it gain? ─► relocate in portions ─► empty
+//!                                                                                meanwhile the next is read (`read_ahead`)
 //!                                                  ├ nothing: not looked at again until something of it dies
 //!                                                  └ leaves: clean ones appended anew, then a root
 //! ```
@@ -9,14 +10,14 @@
 //! Empty segments are freed by checkpoints, which flush of their own accord when reuse waits (rule 6.3).
 //!
 //! **Invariants.** Victims are sealed, settled, and pinned while they are read (I2). Only what gains is cleaned, so
-//! cleaning ends. Writers wait for it only while there is something to gain ([`Core::is_hopeless`]). One segment in memory,
+//! cleaning ends. Writers wait for it only while there is something to gain ([`Core::is_hopeless`]). Two segments in memory,
 //! buffers of its own (I10).
 //!
 //! **Failure.** A victim that cannot be read, or holds records that do not verify, keeps what could not be moved and is not
 //! tried again until something of it dies. No room for moves ends the round.
 //!
-//! **Not here:** what a victim would gain (`survey`), moving (`relocate`), who waits (`pace`), choosing (`victims`, `cleaner`),
-//! cleaning ahead of need (`idle`).
+//! **Not here:** reading (`read_ahead`), what a victim would gain (`survey`), moving (`relocate`), who waits (`pace`), choosing
+//! (`victims`, `cleaner`), cleaning ahead of need (`idle`).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,8 +25,10 @@ use std::rc::Rc;
 use super::Core;
 use super::checkpoint::Running;
 use super::pack::PackBufs;
+use super::read_ahead::NextVictim;
 use super::relocate::{Destination, Relocated, Source};
 use super::room::{Purpose, RESERVE_SEGMENTS};
+use super::survey::Survey;
 use super::unpack::Workspace;
 use crate::buf::AlignedBuf;
 use crate::cleaner::{Lifespan, Pacer, Rewrites, VictimIndex};
@@ -43,8 +46,6 @@ use crate::units::{Granule, SegmentId};
 /// are of the work. The rest comes as its blocks are moved, so that writers wait evenly.
 const READ_SHARE: u64 = 8;
 const SURVEY_SHARE: u64 = 8;
-/// Bytes read at a time: the medium's other requests go between.
-const READ_BYTES: usize = 1 << 20;
 /// Records relocated before others have their turn.
 const PORTION: usize = 16;
 
@@ -65,12 +66,18 @@ pub(super) struct Cleaner {
     hopeless_at: Cell<Option<(u64, usize)>>,
     /// Victims that were taken up.
     pub(super) tried: Cell<u64>,
+    /// Of these, read ahead.
+    pub(super) taken_ahead: Cell<u64>,
     busy: Cell<bool>,
 }
 
 /// The memory of the cleaner's task.
 pub(super) struct Memory {
+    /// The victim in hand.
     pub(super) bytes: AlignedBuf,
+    /// What is read ahead goes here.
+    pub(super) spare: AlignedBuf,
+    pub(super) next: Option<NextVictim>,
     pub(super) workspace: Workspace,
 }
 
@@ -85,6 +92,7 @@ impl Cleaner {
             counting: Cell::new(true),
             hopeless_at: Cell::new(None),
             tried: Cell::new(0),
+            taken_ahead: Cell::new(0),
             busy: Cell::new(false),
         }
     }
@@ -108,7 +116,10 @@ impl Core {
     pub(super) async fn run_cleaner(self: Rc<Self>) {
         let mut memory = None;
         loop {
-            self.cleaner.wanted.until(|| self.should_clean() || self.wants_idle_work()).await;
+            match &mut memory {
+                Some(memory) => self.wait_for_cause(memory).await,
+                None => self.cleaner.wanted.until(|| self.has_cause()).await,
+            }
             self.cleaner.busy.set(true);
             let memory = memory.get_or_insert_with(|| self.cleaner_memory());
             if self.recompresses() {
@@ -131,7 +142,12 @@ impl Core {
     }
 
     fn cleaner_memory(&self) -> Memory {
-        Memory { bytes: AlignedBuf::zeroed(self.layout.segment_bytes as usize), workspace: Workspace::new() }
+        Memory {
+            bytes: AlignedBuf::zeroed(self.layout.segment_bytes as usize),
+            spare: AlignedBuf::zeroed(0),
+            next: None,
+            workspace: Workspace::new(),
+        }
     }
 
     /// Whether there is nothing to wait for: all is known, and nothing would gain anything.
@@ -165,30 +181,50 @@ impl Core {
             && self.cleaner.pacer.borrow().wants_cleaning(available)
     }
 
+    pub(super) fn has_cause(&self) -> bool {
+        self.should_clean() || self.wants_idle_work()
+    }
+
     /// Whether the cleaner has something in hand.
     pub(super) fn is_cleaning(&self) -> bool {
         self.cleaner.busy.get()
     }
 
     async fn clean_round(self: &Rc<Self>, memory: &mut Memory) -> Result<()> {
-        let victims = self.choose_victims();
+        let mut victims = self.choose_victims();
+        // what was read ahead comes first: it was the next best a moment ago
+        if let Some(next) = memory.next() {
+            victims.retain(|id| *id != next);
+            victims.insert(0, next);
+        }
         if victims.is_empty() {
             self.give_up_cleaning();
         }
-        for id in victims {
+        // the last one is only read, for the round that follows
+        let count = victims.len().saturating_sub(1).max(1);
+        for (index, id) in victims.iter().take(count).enumerate() {
             if !self.should_clean() {
                 break;
             }
             self.cleaner.tried.set(self.cleaner.tried.get() + 1);
-            self.clean_pinned(id, memory).await?;
+            self.clean_pinned(*id, memory, victims.get(index + 1).copied()).await?;
         }
         Ok(())
     }
 
-    /// Pins a segment and cleans it.
-    pub(super) async fn clean_pinned(self: &Rc<Self>, id: SegmentId, memory: &mut Memory) -> Result<()> {
+    /// Pins a segment and cleans it. The `next` one is read meanwhile.
+    pub(super) async fn clean_pinned(
+        self: &Rc<Self>,
+        id: SegmentId,
+        memory: &mut Memory,
+        next: Option<SegmentId>,
+    ) -> Result<()> {
         self.pin(Tier::Ssd, id);
-        let result = self.clean_segment(id, memory).await;
+        let result = self.clean_segment(id, memory, next).await;
+        if memory.next() == Some(id) {
+            // it became empty before its turn
+            self.drop_next(memory).await;
+        }
         self.unpin(Tier::Ssd, id);
         result?;
         self.space.notify_all();
@@ -200,7 +236,7 @@ impl Core {
     }
 
     /// Cleans one segment, which is pinned.
-    async fn clean_segment(self: &Rc<Self>, id: SegmentId, memory: &mut Memory) -> Result<()> {
+    async fn clean_segment(self: &Rc<Self>, id: SegmentId, memory: &mut Memory, next: Option<SegmentId>) -> Result<()> {
         let top_op = {
             let state = self.state.borrow();
             let info = state.log.segments.get(id);
@@ -214,33 +250,24 @@ impl Core {
         }
         self.note_lifespan(id);
         let expected = self.expected_gain(id);
-        if let Err(error) = self.read_segment(id, memory, expected / READ_SHARE).await {
-            tracing::error!("segment {id} cannot be cleaned: {error}");
-            self.set_aside(id);
-            return Ok(());
+        let credited = match self.take_victim(id, memory, expected / READ_SHARE).await {
+            Ok(credited) => credited,
+            Err(error) => {
+                tracing::error!("segment {id} cannot be cleaned: {error}");
+                self.set_aside(id);
+                return Ok(());
+            }
+        };
+        if let Some(next) = next {
+            self.read_ahead(next, memory);
         }
         let place = self.state.borrow().log.place(Tier::Ssd, id, Granule(0));
         let records = decode_summary(&memory.bytes, &place).unwrap_or_else(|_| walk_all(&memory.bytes, &place));
         if records.iter().any(|r| matches!(r.change, Change::Other { .. })) {
             return self.clean_leaves(id, &records).await;
         }
-        self.clean_fragments(id, records, memory, expected).await
-    }
-
-    /// Reads a segment, for which `advance` is gained as far as writers are concerned.
-    pub(super) async fn read_segment(&self, id: SegmentId, memory: &mut Memory, advance: u64) -> Result<()> {
-        let (segment, bytes) = (self.layout.segment(id), memory.bytes.len());
-        let pieces = bytes.div_ceil(READ_BYTES) as u64;
-        for start in (0..bytes).step_by(READ_BYTES) {
-            let buf = std::mem::replace(&mut memory.bytes, AlignedBuf::zeroed(0));
-            let len = READ_BYTES.min(bytes - start);
-            let (buf, result) = self.media.read_into(segment + start as u64, buf, start, len).await;
-            memory.bytes = buf;
-            result?;
-            // reading is a part of the work: writers do not wait for a whole segment at a time
-            self.credit(advance / pieces);
-        }
-        Ok(())
+        let survey = self.survey(records, &memory.bytes, expected / SURVEY_SHARE).await;
+        self.clean_fragments(id, &survey, memory, credited + expected / SURVEY_SHARE).await
     }
 
     /// Cleaning it brings nothing: as long as nothing more of it dies it counts as all live.
@@ -250,18 +277,17 @@ impl Core {
         state.log.segments.measured(id, live, self.layout.segment_bytes);
     }
 
+    /// Relocates what is live of a segment that was looked at, of whose gain `credited` was the writers' before.
     async fn clean_fragments(
         self: &Rc<Self>,
         id: SegmentId,
-        records: Vec<SummaryEntry>,
+        survey: &Survey,
         memory: &mut Memory,
-        expected: u64,
+        credited: u64,
     ) -> Result<()> {
-        let survey = self.survey(records, &memory.bytes, expected / SURVEY_SHARE).await;
-        let advance = expected / READ_SHARE + expected / SURVEY_SHARE;
         let bytes = u32::try_from(survey.bytes).unwrap_or(u32::MAX);
         self.state.borrow_mut().log.segments.measured(id, survey.total, bytes);
-        let Some((unpack, gain)) = self.gain(&survey) else {
+        let Some((unpack, gain)) = self.gain(survey) else {
             self.set_aside(id);
             return Ok(());
         };
@@ -279,8 +305,8 @@ impl Core {
                     break;
                 }
             } else {
-                // as fast as the host writes, also within a segment
-                self.cleaner.wanted.until(|| self.should_go_on()).await;
+                // as fast as the host writes, also within a segment; to its end once nobody writes
+                self.cleaner.wanted.until(|| self.should_go_on() || self.nobody_asks()).await;
             }
             result = self.relocate(&source, portion, destination, &mut memory.workspace, &mut done).await;
             if result.is_err() {
@@ -289,7 +315,7 @@ impl Core {
             if self.stopping.get() && self.active.get() == 0 {
                 return Ok(());
             }
-            self.credit(gain.saturating_sub(advance) / portions);
+            self.credit(gain.saturating_sub(credited) / portions);
             yield_now().await;
         }
         self.stats.relocated_blocks.add(done.blocks);

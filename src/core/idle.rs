@@ -65,7 +65,8 @@ impl Core {
             let is_quiet = requests == seen && self.active.get() == 0;
             self.idle.quiet.set(is_quiet);
             seen = requests;
-            if self.wants_idle_work() {
+            // also for a segment in hand, of which nothing more is owed
+            if self.wants_idle_work() || (self.is_cleaning() && self.nobody_asks()) {
                 self.cleaner.wanted.notify_all();
             }
         }
@@ -97,7 +98,7 @@ impl Core {
     pub(super) async fn idle_step(self: &Rc<Self>, memory: &mut Memory) -> Result<()> {
         if let Some(id) = self.idle_victim() {
             self.idle.ahead.set(true);
-            let result = self.clean_pinned(id, memory).await;
+            let result = self.clean_pinned(id, memory, None).await;
             self.idle.ahead.set(false);
             return result;
         }

@@ -39,6 +39,7 @@ mod pack;
 mod partial;
 mod prepare;
 mod read;
+mod read_ahead;
 mod recent;
 mod recompress;
 mod relocate;

@@ -20,7 +20,7 @@ use crate::log::SegmentInfo;
 use crate::units::{Granule, SegmentId};
 
 /// Records surveyed before others have their turn.
-const SURVEYED: usize = 128;
+const SURVEYED: usize = 32;
 
 /// What is to be had of a victim.
 #[derive(Default)]

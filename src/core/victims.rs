@@ -15,10 +15,10 @@ const SEGMENTS_A_VICTIM: usize = 256;
 const VICTIMS_MAX: usize = 32;
 
 impl Core {
-    /// Victims for a round of cleaning, best first.
+    /// Victims for a round of cleaning, best first, and one to be read meanwhile.
     pub(super) fn choose_victims(&self) -> Vec<SegmentId> {
         let count = self.state.borrow().log.segments.count();
-        self.best_victims(&CostBenefit, (count / SEGMENTS_A_VICTIM).clamp(1, VICTIMS_MAX))
+        self.best_victims(&CostBenefit, (count / SEGMENTS_A_VICTIM).clamp(1, VICTIMS_MAX) + 1)
     }
 
     pub(super) fn best_victims(&self, policy: &dyn VictimPolicy, count: usize) -> Vec<SegmentId> {

@@ -176,6 +176,9 @@ fn random_overwrites_of_a_well_filled_pool_go_on_for_ever() {
         let host = status.host_written - before.host_written;
         let medium = status.media_written - before.media_written;
         assert_eq!((status.no_space, status.corrupt), (0, 0));
+        // victims are read while the one before is relocated, also where a round is a single one
+        let (ahead, _) = pool.core().victims_ahead();
+        assert!(ahead > 30 && ahead <= status.segments_cleaned, "{ahead} of {}", status.segments_cleaned);
         assert!(status.segments_cleaned > 60 && status.fragments_unpacked > 100, "{status:?}");
         // half for the data itself, as much again for moves, and roots that are large beside so small a pool
         assert!(medium * 10 < host * 20, "{medium} bytes to the medium for {host} of the host: {status:?}");
@@ -184,6 +187,14 @@ fn random_overwrites_of_a_well_filled_pool_go_on_for_ever() {
             result.unwrap();
             assert!(data == pattern(lba, version), "LBA {lba}, version {version}");
         }
+        // what was read ahead is let go of when nothing more is to be cleaned
+        for _ in 0..1000 {
+            if pool.core().victims_ahead().1 == 0 {
+                break;
+            }
+            env.sleep_ns(10_000_000).await;
+        }
+        assert_eq!(pool.core().victims_ahead().1, 0, "segments are still pinned");
         pool.stop().await.unwrap();
     });
 }
