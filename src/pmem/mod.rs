@@ -203,3 +203,33 @@ impl Journal {
 fn check(size: u64, offset: u64, len: usize) {
     assert!(offset.checked_add(len as u64).is_some_and(|end| end <= size), "{len} bytes at {offset} of {size}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Executor;
+    use crate::env::executor::Fifo;
+    use crate::env::reactor::Reactor;
+    use crate::media::{Access, Device, UringBackend, create_file};
+
+    #[test]
+    fn reads_are_under_way_before_they_are_awaited() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        create_file(&path, 1 << 20).unwrap();
+        let device = Device::open(&path, Access::Write).unwrap();
+        let mut backend = UringBackend::new().unwrap();
+        let file = backend.register(&device);
+        let reactor = Reactor::new(Box::new(backend));
+        let media = Media::new(reactor.clone(), file, device.size(), device.block(), true);
+        let journal = Journal::block(media.clone());
+        Executor::new(reactor, Box::new(Fifo::default())).run(async move {
+            let reads: Vec<_> = (0..4).map(|n| journal.read(n * 4096, AlignedBuf::zeroed(4096), 4096)).collect();
+            // recovery reads a journal's segments several at a time by that
+            assert_eq!(media.stats().reads.get(), 4);
+            for read in reads {
+                read.await.1.unwrap();
+            }
+        });
+    }
+}
