@@ -20,7 +20,7 @@ const NVDIMM_BYTES: u64 = 128 << 20;
 const BLOCKS: u64 = 2048;
 /// Marks that the guest says before its power is cut.
 const MARKS: u32 = 3;
-const SILENCE: Duration = Duration::from_secs(180);
+const SILENCE: Duration = Duration::from_secs(400);
 
 /// How the guest makes the NVDIMM usable, how it finds it again, and where the journal is.
 struct Medium {
