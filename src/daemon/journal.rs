@@ -14,7 +14,7 @@ use crate::media::{create_file, signature};
 use crate::pmem::{JournalDevice, JournalKind, Memory, open_journal};
 
 /// The risk of a journal in memory, for whoever did not ask for one.
-const VOLATILE: &str = "it is in memory that does not outlive the machine (tmpfs): after a power cut or a reset \
+const VOLATILE: &str = "the journal is in memory that does not outlive the machine (tmpfs): after a power cut or a reset \
     everything that databases had committed to it is lost, and the pool does not open without it. Only with \
     --journal-volatile, for tests and for data that can be made again";
 

@@ -253,7 +253,9 @@ pub(super) async fn lose_journal(
         if count > 0 {
             let range = LbaRange { count, ..range };
             let lost = core.lose_blocks(id, range, clean).await?;
-            tracing::error!("namespace {id}, LBAs {}..{}: {lost} blocks are lost", range.start, range.end());
+            let state = core.state.borrow();
+            let name = state.namespaces.get(&id).map_or("?", |n| n.entry.name.as_str());
+            tracing::error!("namespace {name}, LBAs {}..{}: {lost} blocks are lost", range.start, range.end());
         }
     }
     core.checkpoint_all(false).await?;
