@@ -51,13 +51,11 @@ impl MariaDb {
     /// # Errors
     /// What mariadb-install-db says.
     pub fn init(&self) -> Result<()> {
-        let data = self.data.display();
+        let (data, temporary) = (self.data.display(), self.temporary());
         let install = "mariadb-install-db --no-defaults --user=root --auth-root-authentication-method=normal \
                        --skip-test-db --skip-name-resolve";
-        sh(format!("mkdir -p {data}; {install} --datadir={data} > /dev/null; sync -f {data}"))
-            .limit(600)
-            .ok()
-            .map(|_| ())
+        let make = format!("{install} --datadir={data} --tmpdir={temporary} > /dev/null");
+        sh(format!("mkdir -p {data} {temporary}; {make}; sync -f {data}")).limit(600).ok().map(|_| ())
     }
 
     /// Starts the server, which lives as long as what is returned; after a crash this is where it recovers.
@@ -69,10 +67,10 @@ impl MariaDb {
         let options = "--no-defaults --user=root --skip-networking --innodb-flush-method=O_DIRECT \
                        --innodb-flush-log-at-trx-commit=1 --innodb-buffer-pool-size=32M --innodb-log-file-size=16M \
                        --innodb-log-file-buffering=0 --innodb-io-capacity=2000 --innodb-use-native-aio=0";
-        let doublewrite = u8::from(self.doublewrite);
+        let (doublewrite, temporary) = (u8::from(self.doublewrite), self.temporary());
         let server = format!(
-            "exec mariadbd {options} --innodb-doublewrite={doublewrite} --datadir={data} --socket={data}/s \
-             --pid-file={data}/pid 2>> {data}/log"
+            "exec mariadbd {options} --innodb-doublewrite={doublewrite} --datadir={data} \
+             --tmpdir={temporary} --socket={data}/s --pid-file={data}/pid 2>> {data}/log"
         );
         let mut server = sh(server).limit(1200).start()?;
         for _ in 0..START_TRIES {
@@ -159,6 +157,11 @@ impl MariaDb {
         let checked = self.sql(&format!("check table {} extended", tables.join(", "))).ok()?;
         let good = checked.lines().filter(|line| line.ends_with("status\tOK")).count();
         ensure(good == tables.len(), || format!("a table is damaged: {checked}"))
+    }
+
+    /// Of its own: a server that starts deletes what it finds of others in the directory for temporary tables.
+    fn temporary(&self) -> String {
+        format!("{}.tmp", self.data.display())
     }
 
     fn sql(&self, statements: &str) -> Cmd {
