@@ -20,6 +20,7 @@ use crate::buf::AlignedBuf;
 use crate::canary::{self, Rule};
 use crate::env::reactor::IoBuf;
 use crate::error::{ErrorKind, Result};
+use crate::fail;
 use crate::format::image::{IMAGE_PART_BYTES, encode_image};
 use crate::format::layout::{COPIES, ROOT_BYTES};
 use crate::format::record::{RecordBody, RecordHeader, record_bytes};
@@ -42,6 +43,16 @@ pub(super) struct Running<'a>(pub(super) &'a Core);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.checkpointing.set(false);
+        self.0.released.notify_all();
+    }
+}
+
+/// Something in the background that a stop waits for.
+pub(super) struct Work<'a>(&'a Core);
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        self.0.works.set(self.0.works.get() - 1);
         self.0.released.notify_all();
     }
 }
@@ -133,22 +144,26 @@ impl Core {
         self.switch_root(leaves, false).await
     }
 
-    /// The last checkpoint of a serve: all leaves, and a root that says so.
+    /// The last checkpoint of a serve: all leaves, and a root that says so. Those that still wait for their turn are refused.
     ///
     /// # Errors
     /// As [`Core::checkpoint`]; then the next start replays.
     pub(crate) async fn checkpoint_clean(self: &Rc<Self>) -> Result<()> {
-        self.checkpoint_all(true).await
+        self.begin_checkpoint().await;
+        let _running = Running(self);
+        let result = self.switch_all(true).await;
+        self.over.set(true);
+        result
     }
 
-    /// Writes all dirty leaves back and switches to a root that has them; `clean` is what it says of the serve.
+    /// Writes all dirty leaves back and switches to a root that has them.
     ///
     /// # Errors
     /// As `checkpoint`.
-    pub async fn checkpoint_all(self: &Rc<Self>, clean: bool) -> Result<()> {
+    pub async fn checkpoint_all(self: &Rc<Self>) -> Result<()> {
         self.begin_checkpoint().await;
         let _running = Running(self);
-        self.switch_all(clean).await
+        self.switch_all(false).await
     }
 
     /// [`Core::checkpoint_all`], within a checkpoint that has begun.
@@ -180,6 +195,9 @@ impl Core {
 
     pub(super) async fn switch_root(self: &Rc<Self>, leaves: usize, clean: bool) -> Result<()> {
         self.latch.check()?;
+        if self.over.get() {
+            fail!(Shutdown, "the pool has stopped");
+        }
         // 1. segments for use next
         let announcing = self.choose_segments().await?;
         // 2. leaves: only those dirty now, lest a busy host keeps us here
@@ -423,13 +441,19 @@ impl Core {
             self.released.notified().await;
         }
         self.cleaner.wanted.notify_all();
-        while self.is_cleaning() {
+        while self.is_cleaning() || self.works.get() > 0 {
             self.released.notified().await;
         }
         let result = self.checkpoint_clean().await;
         // nothing may be in flight when the lock goes: a late summary must not land on a successor's segment
         self.space.until(|| !self.is_sealing()).await;
         result
+    }
+
+    /// Begins something that changes media on its own account: a stop waits for its end.
+    pub(super) fn begin_work(&self) -> Work<'_> {
+        self.works.set(self.works.get() + 1);
+        Work(self)
     }
 
     fn is_sealing(&self) -> bool {

@@ -116,6 +116,7 @@ impl Core {
             victim
         };
         let Some(id) = victim else { return Ok(false) };
+        let _work = self.begin_work();
         let result = self.destage(tier0, id, workspace).await;
         let left = self.state.borrow().log.journal.get(id).live;
         self.unpin(Tier::Pmem, id);

@@ -141,6 +141,10 @@ pub struct Core {
     flushes_at_open: Cell<u64>,
     checkpointing: Cell<bool>,
     stopping: Cell<bool>,
+    /// The last root is written.
+    over: Cell<bool>,
+    /// What a stop has to wait for, but for requests and the cleaner.
+    works: Cell<usize>,
     /// Somebody waits for requests under way.
     draining: Cell<bool>,
     /// Requests being handled.
@@ -159,7 +163,7 @@ pub struct Core {
     checkpoint_wanted: Notify,
     /// The host flushes much, and the next segments were never used.
     preparation_wanted: Notify,
-    /// A sub-block write let go of its block, or a checkpoint ended.
+    /// A sub-block write let go of its block, or something ended that a checkpoint or a stop waits for.
     released: Notify,
 }
 
@@ -206,6 +210,8 @@ impl Core {
             flushes_at_open: Cell::new(0),
             checkpointing: Cell::new(false),
             stopping: Cell::new(false),
+            over: Cell::new(false),
+            works: Cell::new(0),
             draining: Cell::new(false),
             active: Cell::new(0),
             space: Notify::default(),

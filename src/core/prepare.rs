@@ -50,6 +50,7 @@ impl Core {
             while self.latch.check().is_ok() && !self.stopping.get() {
                 let next = self.state.borrow_mut().log.segments.take_to_prepare(PREPARED_AHEAD, ANNOUNCED_LEFT);
                 let Some(id) = next else { break };
+                let _work = self.begin_work();
                 let result = self.write_zeros(id, &mut zeros).await;
                 self.state.borrow_mut().log.segments.prepared(id);
                 self.space.notify_all();

@@ -258,7 +258,7 @@ pub(super) async fn lose_journal(
             tracing::error!("namespace {name}, LBAs {}..{}: {lost} blocks are lost", range.start, range.end());
         }
     }
-    core.checkpoint_all(false).await?;
+    core.checkpoint_all().await?;
     superblock.journal = None;
     superblock.sequence += 1;
     write_superblock(media, superblock).await

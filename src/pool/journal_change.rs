@@ -119,13 +119,9 @@ impl Pool {
         // 2. the superblocks name it
         let before = self.superblock.borrow().clone();
         let superblock = Superblock { journal: Some(name.clone()), sequence: before.sequence + 1, ..before };
-        if let Err(error) = write_superblock(&core.media, &superblock).await {
-            core.latch.close("writing the superblock", &error);
-            return Err(error);
-        }
+        self.store_superblock(superblock).await?;
         // 3. writes go there
         let (id, segments) = (name.id, JournalHeader::segments_in(journal.size()));
-        *self.superblock.borrow_mut() = superblock;
         *self.journal.borrow_mut() = Some(name);
         core.attach_journal(journal, segments);
         tracing::info!("journal {id} was given to the pool");
@@ -143,7 +139,7 @@ impl Pool {
     /// Moves all that is in the journal to the pool, which does without it from then on.
     ///
     /// # Errors
-    /// As [`Pool::drain_journal`]; the pool keeps its journal then.
+    /// As [`Pool::drain_journal`]; the pool keeps its journal then. A superblock that cannot be written latches the pool (I11).
     pub async fn remove_journal(&self) -> Result<()> {
         if self.journal.borrow().is_none() {
             fail!(NotFound, "this pool has no journal");
@@ -151,10 +147,19 @@ impl Pool {
         self.core.drain_journal(true).await?;
         let before = self.superblock.borrow().clone();
         let superblock = Superblock { journal: None, sequence: before.sequence + 1, ..before };
-        write_superblock(&self.core.media, &superblock).await?;
-        *self.superblock.borrow_mut() = superblock;
+        self.store_superblock(superblock).await?;
         *self.journal.borrow_mut() = None;
         self.core.detach_journal().await;
+        Ok(())
+    }
+
+    /// Writes the superblock of a pool that is served. When that fails nobody knows which of the two counts: the latch closes.
+    async fn store_superblock(&self, superblock: Superblock) -> Result<()> {
+        if let Err(error) = write_superblock(&self.core.media, &superblock).await {
+            self.core.latch.close("writing the superblock", &error);
+            return Err(error);
+        }
+        *self.superblock.borrow_mut() = superblock;
         Ok(())
     }
 }

@@ -75,6 +75,6 @@ impl Pool {
                 lba.0 * u64::from(BLOCK_SIZE)
             );
         }
-        self.core.checkpoint_all(false).await
+        self.core.checkpoint_all().await
     }
 }

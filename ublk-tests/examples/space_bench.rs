@@ -118,7 +118,7 @@ async fn measure(bench: Bench, unit: u8, data: Rc<Vec<u8>>, a: Arguments) -> Res
     let client = pool.client("data")?;
     let before = pool.status();
     fill(&client, &data).await?;
-    pool.core().checkpoint_all(false).await?;
+    pool.core().checkpoint_all().await?;
     let now = pool.status();
     let (stored, written) = (now.stored - before.stored, now.media_written - before.media_written);
     let pages = alone(&data, usize::from(unit) * BLOCK);

@@ -274,6 +274,12 @@ fn journals_on_media_that_damage_silently() {
     green_all(0..count, |seed| Plan { failing: Failing::Silently, ..Plan::with_journal(seed, false) });
 }
 
+/// What a destage had moved was still being made durable when the daemon ended, behind the clean root.
+#[test]
+fn a_stop_waits_for_what_is_destaged() {
+    green(&Plan { failing: Failing::Silently, ..Plan::with_journal(47, false) }.with_journal_late());
+}
+
 /// What is in use is never known when a leaf is damaged: draining waited for it forever.
 #[test]
 fn draining_ends_when_a_leaf_of_the_map_is_damaged() {

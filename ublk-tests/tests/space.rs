@@ -56,7 +56,7 @@ fn a_large_discard_lets_go_of_everything_wherever_its_leaves_are() {
             for leaf in 0..300 {
                 write(&pool, leaf * 512 + 3, 1).await;
             }
-            pool.core().checkpoint_all(false).await.unwrap();
+            pool.core().checkpoint_all().await.unwrap();
             assert!(live(&pool) >= before + 600, "300 blocks and their leaves");
             let misses = pool.status().map_misses;
             let client = pool.client("db").unwrap();
@@ -65,8 +65,8 @@ fn a_large_discard_lets_go_of_everything_wherever_its_leaves_are() {
             result.unwrap();
             assert!(pool.status().map_misses <= misses + 2, "leaves that are covered are not read");
             settle(&env, &pool).await;
-            pool.core().checkpoint_all(false).await.unwrap();
-            pool.core().checkpoint_all(false).await.unwrap();
+            pool.core().checkpoint_all().await.unwrap();
+            pool.core().checkpoint_all().await.unwrap();
             assert!(live(&pool) <= before + 4, "{} live", live(&pool));
             write(&pool, 700, 2).await;
             // dies here
@@ -115,7 +115,7 @@ fn a_large_discard_is_replayed_without_its_leaves() {
         for leaf in 0..300 {
             write(&pool, leaf * 512, 1).await;
         }
-        pool.core().checkpoint_all(false).await.unwrap();
+        pool.core().checkpoint_all().await.unwrap();
         let client = pool.client("db").unwrap();
         ask(&client, RequestKind::Discard, 0, 299 * LEAF, None).await.0.unwrap();
         ask(&client, RequestKind::Flush, 0, 0, None).await.0.unwrap();
@@ -144,8 +144,8 @@ fn what_a_namespace_held_comes_free_when_it_is_destroyed() {
         }
         pool.destroy_namespace("db").await.unwrap();
         settle(&env, &pool).await;
-        pool.core().checkpoint_all(false).await.unwrap();
-        pool.core().checkpoint_all(false).await.unwrap();
+        pool.core().checkpoint_all().await.unwrap();
+        pool.core().checkpoint_all().await.unwrap();
         assert!(live(&pool) <= 4, "{} live", live(&pool));
         assert_eq!(pool.status().map_resident, 0);
         pool.stop().await.unwrap();
@@ -260,7 +260,7 @@ fn every_byte_on_the_medium_is_accounted_for() {
     serve(&path, |env, media| async move {
         let pool = open(&env, &media, &machine).await.unwrap();
         settle(&env, &pool).await;
-        pool.core().checkpoint_all(false).await.unwrap();
+        pool.core().checkpoint_all().await.unwrap();
         let (before, stored) = (pool.status().written, pool.status().stored);
         // 1. three times the pool, so that the cleaner moves; with a discard and holes now and then
         let client = pool.client("db").unwrap();
@@ -274,7 +274,7 @@ fn every_byte_on_the_medium_is_accounted_for() {
             }
         }
         // 2. all of it has left memory
-        pool.core().checkpoint_all(false).await.unwrap();
+        pool.core().checkpoint_all().await.unwrap();
         let status = pool.status();
         let WrittenStatus { total, payload, headers, batches, summaries, moved, map, roots, prepared, other } =
             status.written;

@@ -24,7 +24,7 @@ fn killed(path: &std::path::Path, machine: &Machine) {
             write(&pool, leaf * 512 + 1, 1).await;
             write(&pool, leaf * 512 + 2, 1).await;
         }
-        pool.core().checkpoint_all(false).await.unwrap();
+        pool.core().checkpoint_all().await.unwrap();
         for leaf in 0..leaves {
             write(&pool, leaf * 512 + 2, 2).await;
         }
@@ -83,8 +83,8 @@ fn leaves_that_wait_for_what_was_replayed_are_let_go_of_for_good() {
                 ask(&client, RequestKind::Discard, 2 * LEAF, 316 * LEAF, None).await.0.unwrap();
             }
             settle(&env, &pool).await;
-            pool.core().checkpoint_all(false).await.unwrap();
-            pool.core().checkpoint_all(false).await.unwrap();
+            pool.core().checkpoint_all().await.unwrap();
+            pool.core().checkpoint_all().await.unwrap();
             // two blocks and one of the leaves at the start, one of those at the end, four leaves, images
             assert!(live(&pool) <= 6 + 4 + 4, "{} live", live(&pool));
             write(&pool, 5 * 512, 3).await;
@@ -113,8 +113,8 @@ fn a_namespace_whose_leaves_wait_is_destroyed() {
         pool.destroy_namespace("db").await.unwrap();
         assert_eq!(pool.core().state.borrow().waiting, 0);
         settle(&env, &pool).await;
-        pool.core().checkpoint_all(false).await.unwrap();
-        pool.core().checkpoint_all(false).await.unwrap();
+        pool.core().checkpoint_all().await.unwrap();
+        pool.core().checkpoint_all().await.unwrap();
         assert!(live(&pool) <= 4, "{} live", live(&pool));
         pool.stop().await.unwrap();
     });
