@@ -1,9 +1,11 @@
 //! The engine under the simulator: fixed seeds, fresh seeds, one seed by hand.
 //!
-//! `PLICA_SIM_SEEDS=N` sets how many fixed seeds run (default 1340), `PLICA_SIM_FRESH=N` how many fresh ones (default
-//! 20); `PLICA_SIM_SEED=S cargo test -p ublk-tests --test simulation one_seed` runs one and prints what happens, with
+//! `PLICA_SIM_SEEDS=N` sets how many fixed seeds run (default 1340), `PLICA_SIM_FROM=S` the first of them (default 0: others
+//! look where nobody looked), `PLICA_SIM_FRESH=N` how many fresh ones (default 20); `PLICA_SIM_SEED=S cargo test -p ublk-tests --test simulation one_seed` runs one and prints what happens, with
 //! `PLICA_SIM_FAILING=errors` or `silently` on media that fail. `PLICA_SIM_SWEEPS=N` sets how many short runs are made
 //! once for each of their steps, dead there (default 4).
+
+use std::ops::Range;
 
 use plica::sim::engine::Engine;
 use plica::sim::{Failing, JournalKind, Kind, Plan, PlannedDeath, Point, Report, Steps, interrupted, run, sweep};
@@ -12,6 +14,12 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name)
         .ok()
         .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+/// The fixed seeds of a test that takes one part in so many.
+fn fixed(part: u64) -> Range<u64> {
+    let from = number("PLICA_SIM_FROM", 0);
+    from..from + number("PLICA_SIM_SEEDS", 1340) / part
 }
 
 fn green(plan: &Plan) -> Report {
@@ -44,8 +52,9 @@ fn green_all(seeds: impl Iterator<Item = u64>, plan: fn(u64) -> Plan) -> [u64; 4
 
 #[test]
 fn fixed_seeds() {
-    let count = number("PLICA_SIM_SEEDS", 1340);
-    let [requests, deaths, losses, jumps] = green_all(0..count, Plan::of);
+    let seeds = fixed(1);
+    let count = seeds.end - seeds.start;
+    let [requests, deaths, losses, jumps] = green_all(seeds, Plan::of);
     println!(
         "{count} seeds: {requests} requests, {deaths} deaths of daemons, {losses} losses of power, {jumps} jumps of the clock"
     );
@@ -67,14 +76,12 @@ fn fresh_seeds() {
 
 #[test]
 fn media_that_report_errors() {
-    let count = number("PLICA_SIM_SEEDS", 1340) / 4;
-    green_all(0..count, |seed| Plan::failing(seed, Failing::Errors));
+    green_all(fixed(4), |seed| Plan::failing(seed, Failing::Errors));
 }
 
 #[test]
 fn media_that_damage_silently() {
-    let count = number("PLICA_SIM_SEEDS", 1340) / 4;
-    green_all(0..count, |seed| Plan::failing(seed, Failing::Silently));
+    green_all(fixed(4), |seed| Plan::failing(seed, Failing::Silently));
 }
 
 /// A scrub of media that are well finds nothing, whatever hosts, cleaner, deaths and a clock that jumps do meanwhile; of media
@@ -82,7 +89,8 @@ fn media_that_damage_silently() {
 #[test]
 fn scrubs_while_hosts_write_and_clocks_jump() {
     let mut scrubbed = 0;
-    for seed in 0..90 {
+    let from = fixed(1).start;
+    for seed in from..from + 90 {
         let failing = [Failing::Never, Failing::Errors, Failing::Silently][usize::try_from(seed % 3).unwrap_or(0)];
         let report = green(&Plan { scrubs: true, clock_jumps: true, failing, ..Plan::of(seed) });
         scrubbed += report.marks.get("segments scrubbed").copied().unwrap_or(0);
@@ -108,7 +116,7 @@ fn growing(seed: u64) -> Plan {
 fn pools_that_grow_while_hosts_write() {
     let grown: u64 = (0..8).map(|seed| green(&growing(seed)).marks["bytes grown"]).sum();
     assert!(grown > 8 << 20, "{grown} bytes in eight runs");
-    green_all(8..number("PLICA_SIM_SEEDS", 1340) / 20, growing);
+    green_all(fixed(20).skip(8), growing);
 }
 
 /// Runs every plan of a sweep on all processors.
@@ -227,12 +235,11 @@ fn a_death_at_every_step_of_recovery_with_a_journal() {
 /// A journal that comes and goes while hosts write, dies with its daemon, loses power, is lost, or meets media that fail.
 #[test]
 fn journals_that_come_while_the_pool_is_served() {
-    let count = number("PLICA_SIM_SEEDS", 1340) / 10;
-    green_all(0..count, |seed| Plan::with_journal(seed, seed % 4 == 3).with_journal_late());
-    green_all(0..count / 2, |seed| {
+    green_all(fixed(10), |seed| Plan::with_journal(seed, seed % 4 == 3).with_journal_late());
+    green_all(fixed(20), |seed| {
         Plan { failing: Failing::Errors, ..Plan::with_journal(seed * 3 + 2, false) }.with_journal_late()
     });
-    green_all(0..count / 2, |seed| {
+    green_all(fixed(20), |seed| {
         Plan { failing: Failing::Silently, ..Plan::with_journal(seed, false) }.with_journal_late()
     });
 }
@@ -254,15 +261,13 @@ fn a_death_at_every_step_of_a_life_that_a_journal_comes_to() {
 
 #[test]
 fn journals_that_are_lost() {
-    let count = number("PLICA_SIM_SEEDS", 1340) / 10;
-    green_all(0..count, |seed| Plan::with_journal(seed, true));
+    green_all(fixed(10), |seed| Plan::with_journal(seed, true));
 }
 
 #[test]
 fn journals_on_media_that_report_errors() {
-    let count = number("PLICA_SIM_SEEDS", 1340) / 10;
     // of three such journals one is on a block medium
-    green_all((0..count).map(|n| n * 3 + 2), |seed| Plan {
+    green_all(fixed(10).map(|n| n * 3 + 2), |seed| Plan {
         failing: Failing::Errors,
         ..Plan::with_journal(seed, false)
     });
@@ -270,8 +275,7 @@ fn journals_on_media_that_report_errors() {
 
 #[test]
 fn journals_on_media_that_damage_silently() {
-    let count = number("PLICA_SIM_SEEDS", 1340) / 5;
-    green_all(0..count, |seed| Plan { failing: Failing::Silently, ..Plan::with_journal(seed, false) });
+    green_all(fixed(5), |seed| Plan { failing: Failing::Silently, ..Plan::with_journal(seed, false) });
 }
 
 /// What a destage had moved was still being made durable when the daemon ended, behind the clean root.
