@@ -1,6 +1,7 @@
 //! Superblock and namespace table: two copies each, the newer valid one counts, a damaged one is rewritten.
 
 use crate::buf::AlignedBuf;
+use crate::core::Core;
 use crate::env::reactor::IoBuf;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{COPIES, Layout, NAMESPACE_TABLE_BYTES};
@@ -139,19 +140,44 @@ pub(crate) async fn read_table(media: &Media, layout: &Layout, pool: PoolId) -> 
     }
 }
 
+/// Makes what was written to a medium durable: the engine's way where there is an engine, since of two flushes at a time one
+/// may report what the other lost.
+pub(super) enum Flush<'a> {
+    /// Nobody else flushes.
+    Alone(&'a Media),
+    /// The pool is served, or about to be.
+    Served(&'a Core),
+}
+
+impl Flush<'_> {
+    fn media(&self) -> &Media {
+        match self {
+            Self::Alone(media) => media,
+            Self::Served(core) => &core.media,
+        }
+    }
+
+    async fn flush(&self) -> Result<()> {
+        match self {
+            Self::Alone(media) => media.flush().await,
+            Self::Served(core) => core.flush_now().await,
+        }
+    }
+}
+
 /// Writes both copies of the table, one durable before the other is touched.
 ///
 /// # Errors
 /// The table is full, or the medium failed.
-pub(super) async fn write_table(media: &Media, layout: &Layout, table: &NamespaceTable) -> Result<()> {
+pub(super) async fn write_table(on: Flush<'_>, layout: &Layout, table: &NamespaceTable) -> Result<()> {
     let mut buf = AlignedBuf::zeroed(NAMESPACE_TABLE_BYTES);
     table.encode(&mut buf)?;
     let mut buf = IoBuf::Owned(buf);
     for copy in 0..COPIES {
-        let (returned, result) = media.write(layout.namespace_table(copy), buf, NAMESPACE_TABLE_BYTES).await;
+        let (returned, result) = on.media().write(layout.namespace_table(copy), buf, NAMESPACE_TABLE_BYTES).await;
         result?;
         buf = returned;
-        media.flush().await?;
+        on.flush().await?;
     }
     Ok(())
 }
@@ -160,14 +186,14 @@ pub(super) async fn write_table(media: &Media, layout: &Layout, table: &Namespac
 ///
 /// # Errors
 /// The medium failed.
-pub(super) async fn write_superblock(media: &Media, superblock: &Superblock) -> Result<()> {
+pub(super) async fn write_superblock(on: Flush<'_>, superblock: &Superblock) -> Result<()> {
     let layout = layout_of(superblock);
     let mut buf = IoBuf::Owned(AlignedBuf::copied(&superblock.encode()));
     for copy in (0..COPIES).rev() {
-        let (returned, result) = media.write(layout.superblock(copy), buf, SUPERBLOCK_BYTES).await;
+        let (returned, result) = on.media().write(layout.superblock(copy), buf, SUPERBLOCK_BYTES).await;
         result?;
         buf = returned;
-        media.flush().await?;
+        on.flush().await?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::copies::{layout_of, write_superblock, write_table};
+use super::copies::{Flush, layout_of, write_superblock, write_table};
 use super::journal_change::give_journal;
 use crate::buf::AlignedBuf;
 use crate::env::Env;
@@ -55,7 +55,8 @@ pub async fn create(env: &Env, media: &Media, options: &CreateOptions<'_>) -> Re
     media.flush().await?;
     // 2. an empty namespace table, and a root that stands for nothing; the other slot must not hold a newer one
     let pool = superblock.pool;
-    write_table(media, &layout, &NamespaceTable { pool, sequence: 1, next_id: 1, entries: Vec::new() }).await?;
+    write_table(Flush::Alone(media), &layout, &NamespaceTable { pool, sequence: 1, next_id: 1, entries: Vec::new() })
+        .await?;
     let root = Root { pool, sequence: 1, clean: true, ..Root::default() };
     for copy in 0..COPIES {
         let zeros = IoBuf::Owned(AlignedBuf::zeroed(ROOT_BYTES));
@@ -70,7 +71,7 @@ pub async fn create(env: &Env, media: &Media, options: &CreateOptions<'_>) -> Re
         superblock.journal = Some(give_journal(env, journal, pool, root.session, path).await?);
     }
     // 4. the pool
-    write_superblock(media, &superblock).await?;
+    write_superblock(Flush::Alone(media), &superblock).await?;
     Ok(superblock)
 }
 

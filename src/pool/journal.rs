@@ -9,7 +9,7 @@
 use std::fmt::{self, Write as _};
 use std::rc::Rc;
 
-use super::copies::write_superblock;
+use super::copies::{Flush, write_superblock};
 use crate::buf::AlignedBuf;
 use crate::core::Core;
 use crate::env::reactor::IoBuf;
@@ -21,7 +21,6 @@ use crate::format::root::Root;
 use crate::format::superblock::{JournalName, Superblock};
 use crate::limits::{BLOCK_SIZE, JOURNAL_SEGMENTS_MIN, LEAF_ENTRIES};
 use crate::map::first_lba;
-use crate::media::Media;
 use crate::pmem::Journal;
 use crate::recovery::{Directories, RecoveredJournal, scan_journal};
 use crate::units::{LbaRange, NamespaceId, SessionId};
@@ -243,7 +242,6 @@ fn stake_ranges(directories: &Directories) -> Vec<(NamespaceId, LbaRange)> {
 /// A leaf cannot be read, or the medium failed.
 pub(super) async fn lose_journal(
     core: &Rc<Core>,
-    media: &Media,
     superblock: &mut Superblock,
     directories: &Directories,
     clean: bool,
@@ -261,5 +259,5 @@ pub(super) async fn lose_journal(
     core.checkpoint_all().await?;
     superblock.journal = None;
     superblock.sequence += 1;
-    write_superblock(media, superblock).await
+    write_superblock(Flush::Served(core), superblock).await
 }

@@ -14,7 +14,7 @@
 //! **Not here:** finding it again (`journal`), what the core does (`core`).
 
 use super::Pool;
-use super::copies::{layout_of, read_superblock, write_superblock};
+use super::copies::{Flush, layout_of, read_superblock, write_superblock};
 use super::journal::write_header;
 use crate::buf::AlignedBuf;
 use crate::env::Env;
@@ -87,7 +87,7 @@ pub async fn add_journal(env: &Env, media: &Media, journal: &Journal, path: &std
     let id = name.id;
     superblock.journal = Some(name);
     superblock.sequence += 1;
-    write_superblock(media, &superblock).await?;
+    write_superblock(Flush::Alone(media), &superblock).await?;
     Ok(id)
 }
 
@@ -155,7 +155,7 @@ impl Pool {
 
     /// Writes the superblock of a pool that is served. When that fails nobody knows which of the two counts: the latch closes.
     async fn store_superblock(&self, superblock: Superblock) -> Result<()> {
-        if let Err(error) = write_superblock(&self.core.media, &superblock).await {
+        if let Err(error) = write_superblock(Flush::Served(&self.core), &superblock).await {
             self.core.latch.close("writing the superblock", &error);
             return Err(error);
         }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::copies::write_table;
+use super::copies::{Flush, write_table};
 use super::open::{Pool, open_namespace};
 use crate::error::Result;
 use crate::fail;
@@ -94,7 +94,7 @@ impl Pool {
     }
 
     pub(super) async fn store_table(&self, table: NamespaceTable) -> Result<()> {
-        let result = write_table(&self.core.media, &self.core.layout_now(), &table).await;
+        let result = write_table(Flush::Served(&self.core), &self.core.layout_now(), &table).await;
         if let Err(error) = &result {
             self.core.latch.close("writing the namespace table", error);
         }

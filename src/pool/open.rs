@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use super::copies::{layout_of, read_superblock, read_table, write_superblock, write_table};
+use super::copies::{Flush, layout_of, read_superblock, read_table, write_superblock, write_table};
 use super::journal::{JournalFound, PoolJournal, find_journal, lose_journal};
 use crate::canary::{self, Rule};
 use crate::codec::{CodecPool, Sealer};
@@ -123,11 +123,11 @@ impl Pool {
         step.end(format_args!("{} segments, {} of tier 0", recovered.segments.len(), tier0.segments.len()));
         // 7. repairs, now that the pool is known to be good
         if !both_superblocks {
-            write_superblock(media, &superblock).await?;
+            write_superblock(Flush::Alone(media), &superblock).await?;
             tracing::warn!("a superblock was repaired from the other copy");
         }
         if !both_tables {
-            write_table(media, &layout, &table).await?;
+            write_table(Flush::Alone(media), &layout, &table).await?;
             tracing::warn!("a namespace table was repaired from the other copy");
         }
         if !both_roots {
@@ -148,7 +148,7 @@ impl Pool {
         // 9. the root that ends the old serve and begins this one
         begin_session(env, &core, &root, &recovered, &journal, &mut *staging).await?;
         if matches!(journal, PoolJournal::Lost) {
-            lose_journal(&core, media, &mut superblock, &directories, root.clean).await?;
+            lose_journal(&core, &mut superblock, &directories, root.clean).await?;
         }
         let (sender, receiver) = mailbox();
         core.start(receiver);

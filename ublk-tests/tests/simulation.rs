@@ -284,6 +284,16 @@ fn a_stop_waits_for_what_is_destaged() {
     green(&Plan { failing: Failing::Silently, ..Plan::with_journal(47, false) }.with_journal_late());
 }
 
+/// While a journal was given to the pool its superblock was flushed beside the log: that flush failed, the other one reported
+/// what it had lost as durable.
+#[test]
+fn one_flush_at_a_time_while_a_journal_is_given() {
+    green(
+        &Plan { journal: Plan::with_journal(20088, false).journal, ..Plan::failing(20088, Failing::Errors) }
+            .with_journal_late(),
+    );
+}
+
 /// What is in use is never known when a leaf is damaged: draining waited for it forever.
 #[test]
 fn draining_ends_when_a_leaf_of_the_map_is_damaged() {
