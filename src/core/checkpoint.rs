@@ -19,7 +19,7 @@ use super::room::{Purpose, RESERVE_SEGMENTS};
 use crate::buf::AlignedBuf;
 use crate::canary::{self, Rule};
 use crate::env::reactor::IoBuf;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::format::image::{IMAGE_PART_BYTES, encode_image};
 use crate::format::layout::{COPIES, ROOT_BYTES};
@@ -34,8 +34,21 @@ use crate::units::{Lba, NamespaceId, OpNo, SegmentId};
 
 /// Segments kept announced, at most (recovery reads them all); small pools keep an eighth of their segments.
 pub(super) const ANNOUNCED_TARGET: usize = 24;
+/// Why the map cannot be written back.
+pub(super) const NO_ROOM_FOR_LEAVES: &str = "the pool has no space to write its map back";
 /// How often the lifetime counters are made durable while the host writes.
 const COUNTER_ROOT_NS: u64 = 5_000_000_000;
+
+/// What a switch to a new root is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Switch {
+    /// Leaves as far as there is room: also a full pool announces what came free.
+    Partial,
+    /// All leaves that were asked for, or none of it counts.
+    Whole,
+    /// The same, and the serve ends.
+    Clean,
+}
 
 /// Lets the next checkpoint begin.
 pub(super) struct Running<'a>(pub(super) &'a Core);
@@ -141,7 +154,7 @@ impl Core {
     pub(crate) async fn checkpoint(self: &Rc<Self>, leaves: usize) -> Result<()> {
         self.begin_checkpoint().await;
         let _running = Running(self);
-        self.switch_root(leaves, false).await
+        self.switch_root(leaves, Switch::Partial).await
     }
 
     /// The last checkpoint of a serve: all leaves, and a root that says so. Those that still wait for their turn are refused.
@@ -151,28 +164,41 @@ impl Core {
     pub(crate) async fn checkpoint_clean(self: &Rc<Self>) -> Result<()> {
         self.begin_checkpoint().await;
         let _running = Running(self);
-        let result = self.switch_all(true).await;
+        let mut result = self.switch_all(Switch::Clean).await;
+        if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace) {
+            // something is dead then, or leaves would have room: the cleaner of the next serve needs one segment to get at it
+            self.spends_reserve.set(true);
+            result = self.switch_all(Switch::Clean).await;
+        }
         self.over.set(true);
         result
     }
 
-    /// Writes all dirty leaves back and switches to a root that has them.
+    /// Writes all leaves back that are dirty now, and switches to a root that has them.
     ///
     /// # Errors
-    /// As `checkpoint`.
+    /// As `checkpoint`, and [`ErrorKind::NoSpace`] when one of them has no room.
     pub async fn checkpoint_all(self: &Rc<Self>) -> Result<()> {
         self.begin_checkpoint().await;
         let _running = Running(self);
-        self.switch_all(false).await
+        self.switch_all(Switch::Whole).await
     }
 
     /// [`Core::checkpoint_all`], within a checkpoint that has begun.
-    pub(super) async fn switch_all(self: &Rc<Self>, clean: bool) -> Result<()> {
+    pub(super) async fn switch_all(self: &Rc<Self>, last: Switch) -> Result<()> {
         let leaves = self.leaves_a_checkpoint();
-        while self.state.borrow().dirty.len() > leaves {
-            self.switch_root(leaves, false).await?;
+        // a busy host makes others dirty meanwhile: they do not keep us here
+        let until = self.state.borrow().log.last_op();
+        let oldest = || self.state.borrow().dirty.oldest();
+        while self.state.borrow().dirty.iter().nth(leaves).is_some_and(|dirty| dirty.since <= until) {
+            let before = oldest();
+            self.switch_root(leaves, Switch::Partial).await?;
+            if oldest() == before {
+                self.stats.no_space.add(1);
+                return Err(Error::new(ErrorKind::NoSpace, NO_ROOM_FOR_LEAVES));
+            }
         }
-        self.switch_root(usize::MAX, clean).await
+        self.switch_root(leaves, last).await
     }
 
     /// Whether a checkpoint is under way.
@@ -193,7 +219,7 @@ impl Core {
         drop(Running(self));
     }
 
-    pub(super) async fn switch_root(self: &Rc<Self>, leaves: usize, clean: bool) -> Result<()> {
+    pub(super) async fn switch_root(self: &Rc<Self>, leaves: usize, switch: Switch) -> Result<()> {
         self.latch.check()?;
         if self.over.get() {
             fail!(Shutdown, "the pool has stopped");
@@ -210,7 +236,7 @@ impl Core {
             Err(error) => Err(error),
         };
         let result = match result {
-            Err(error) if error.kind() == ErrorKind::NoSpace && !clean => self.check_root_fits(),
+            Err(error) if error.kind() == ErrorKind::NoSpace && switch == Switch::Partial => self.check_root_fits(),
             result => result.and_then(|()| self.check_root_fits()),
         };
         if let Err(error) = result {
@@ -222,7 +248,7 @@ impl Core {
             let mut state = self.state.borrow_mut();
             let releasing = std::mem::take(&mut state.root.release);
             let marked = state.mark_leaves();
-            (self.build_root(&mut state, clean), state.log.last_op(), releasing, marked)
+            (self.build_root(&mut state, switch == Switch::Clean), state.log.last_op(), releasing, marked)
         };
         // 5. everything that it depends on
         if !canary::is_off(Rule::FlushBeforeRoot) {
@@ -360,7 +386,7 @@ impl Core {
             pool: self.pool,
             sequence: root.sequence + 1,
             session: self.session,
-            clean,
+            clean: clean || root.stays_clean,
             boot: root.boot,
             replay_start,
             last_op: state.log.last_op(),

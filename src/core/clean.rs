@@ -23,7 +23,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::Core;
-use super::checkpoint::Running;
+use super::checkpoint::{Running, Switch};
 use super::pack::PackBufs;
 use super::read_ahead::NextVictim;
 use super::relocate::{Destination, Relocated, Source};
@@ -366,7 +366,7 @@ impl Core {
                 _ => {}
             }
         }
-        self.switch_root(self.leaves_a_checkpoint(), false).await?;
+        self.switch_root(self.leaves_a_checkpoint(), Switch::Partial).await?;
         drop(running);
         let after = self.state.borrow().log.segments.get(id).live;
         if after == 0 {

@@ -20,7 +20,7 @@
 
 use std::rc::Rc;
 
-use super::checkpoint::Running;
+use super::checkpoint::{Running, Switch};
 use super::relocate::{Destination, Relocated, Source, Unpack};
 use super::room::Purpose;
 use super::tier0::Tier0;
@@ -118,7 +118,11 @@ impl Core {
         let Some(id) = victim else { return Ok(false) };
         let _work = self.begin_work();
         let result = self.destage(tier0, id, workspace).await;
-        let left = self.state.borrow().log.journal.get(id).live;
+        let live = || self.state.borrow().log.journal.get(id).live;
+        if result.is_ok() && live() > 0 {
+            self.settle_accounts().await;
+        }
+        let left = live();
         self.unpin(Tier::Pmem, id);
         result?;
         if left > 0 {
@@ -129,6 +133,11 @@ impl Core {
         let moved = self.state.borrow().log.last_op();
         self.wait_durable(Streams::All, moved).await?;
         Ok(true)
+    }
+
+    /// Returns when what was discarded counts for no segment any more.
+    async fn settle_accounts(&self) {
+        self.space.until(|| self.state.borrow().accounts.is_settled() || self.latch.check().is_err()).await;
     }
 
     /// Moves what lives in a segment of tier 0, which is pinned, as far as it can be read and verifies.
@@ -230,7 +239,10 @@ impl Core {
     /// Nothing is on tier 0 and nothing is admitted: has roots say so.
     async fn unmark_leaves(self: &Rc<Self>) -> Result<()> {
         let marked: Vec<_> = {
-            let state = self.state.borrow();
+            let mut state = self.state.borrow_mut();
+            // those that were asked for before nothing was admitted any more; what a checkpoint under way makes of the others
+            // is in the list
+            state.root.marks.clear();
             let leaves =
                 state.namespaces.iter().flat_map(|(id, n)| n.directory.iter().map(|(leaf, slot)| (*id, leaf, slot)));
             leaves.filter(|(_, _, slot)| slot.image.journaled).map(|(id, leaf, _)| (id, leaf)).collect()
@@ -244,8 +256,6 @@ impl Core {
         {
             let mut guard = self.state.borrow_mut();
             let State { namespaces, root, .. } = &mut *guard;
-            // those that were asked for before nothing was admitted any more
-            root.marks.clear();
             for (id, leaf) in marked {
                 let slot = namespaces.get_mut(&id).and_then(|n| n.directory.slot_mut(leaf));
                 // one that holds nothing has no image to be written
@@ -255,6 +265,6 @@ impl Core {
                 }
             }
         }
-        self.switch_all(false).await
+        self.switch_all(Switch::Whole).await
     }
 }

@@ -72,6 +72,14 @@ impl Core {
     /// Percent of the pool that live blocks take, 100 when no more can be written; `None` while that is being counted.
     #[must_use]
     pub fn percent_used(&self) -> Option<f64> {
+        let live = self.live_segments()?;
+        #[expect(clippy::cast_precision_loss, reason = "at most 2^24 segments")]
+        let usable = self.state.borrow().log.segments.count().saturating_sub(RESERVE_SEGMENTS).max(1) as f64;
+        Some((live * 100.0 / usable).min(100.0))
+    }
+
+    /// Segments that live blocks would take, were all that is dead cleaned away; `None` while that is being counted.
+    pub(super) fn live_segments(&self) -> Option<f64> {
         let state = self.state.borrow();
         let segments = &state.log.segments;
         if !segments.usage_known() {
@@ -81,10 +89,7 @@ impl Core {
         let in_use = segments.iter().filter(|(_, info)| {
             !matches!(info.state, SegmentState::Free | SegmentState::Announcing | SegmentState::Announced)
         });
-        let live: f64 = in_use.map(|(_, info)| live_share(info, usual, bytes)).sum();
-        #[expect(clippy::cast_precision_loss, reason = "at most 2^24 segments")]
-        let usable = segments.count().saturating_sub(RESERVE_SEGMENTS).max(1) as f64;
-        Some((live * 100.0 / usable).min(100.0))
+        Some(in_use.map(|(_, info)| live_share(info, usual, bytes)).sum())
     }
 
     /// How full the pool is.

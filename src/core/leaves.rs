@@ -136,13 +136,13 @@ impl Core {
                 self.make_room(Purpose::Metadata, record_bytes(LEAF_BYTES), 1).await?;
             }
             if self.append_oldest_leaf() {
+                self.stats.leaves_written.add(1);
                 written += 1;
                 if written % LEAVES_A_TURN == 0 {
                     yield_now().await;
                 }
             }
         }
-        self.stats.leaves_written.add(written as u64);
         Ok(written)
     }
 

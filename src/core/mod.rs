@@ -141,6 +141,8 @@ pub struct Core {
     flushes_at_open: Cell<u64>,
     checkpointing: Cell<bool>,
     stopping: Cell<bool>,
+    /// Leaves of the last root may take of the reserve.
+    spends_reserve: Cell<bool>,
     /// The last root is written.
     over: Cell<bool>,
     /// What a stop has to wait for, but for requests and the cleaner.
@@ -210,6 +212,7 @@ impl Core {
             flushes_at_open: Cell::new(0),
             checkpointing: Cell::new(false),
             stopping: Cell::new(false),
+            spends_reserve: Cell::new(false),
             over: Cell::new(false),
             works: Cell::new(0),
             draining: Cell::new(false),

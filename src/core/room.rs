@@ -7,13 +7,17 @@
 //! ```
 //!
 //! **Invariants.** Space is found before anything is acknowledged: `ENOSPC` comes here. One task at a time opens for a
-//! stream. Host writes leave [`RESERVE_SEGMENTS`] to others; of these metadata leaves the last one to moves, which are what
-//! brings space back. A root needs no space, so what they empty can always be announced.
+//! stream. Host writes leave [`RESERVE_SEGMENTS`] to others, and beyond them what dirty leaves take when they are written
+//! back; of the reserve metadata leaves the last one to moves, which are what brings space back. A segment that was opened
+//! from the reserve is not for those who may not take it. A root needs no space, so what they empty can always be announced.
 
 use std::rc::Rc;
 
-use super::Core;
+use super::{Core, State};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::leaf::LEAF_BYTES;
+use crate::format::record::record_bytes;
+use crate::limits::BLOCK_BYTES;
 use crate::log::{BatchMemory, OpenSegment, SegmentState, StreamKind, Streams};
 use crate::units::SegmentId;
 
@@ -21,7 +25,7 @@ use crate::units::SegmentId;
 pub const RESERVE_SEGMENTS: usize = 4;
 /// Announced segments that discards may not take either: what they make room with is itself never without room.
 const RESERVE_FOR_MOVES: usize = 3;
-/// Announced segments that leaves and images may not take either, but for the last root of a serve.
+/// Announced segments that leaves and images may not take either.
 const LEFT_TO_MOVES: usize = 1;
 /// Below so many announced segments the next root is wanted.
 const ANNOUNCED_LOW: usize = 6;
@@ -91,7 +95,38 @@ impl Drop for Opening<'_> {
     }
 }
 
+/// Whether a stream's open segment is for this purpose too.
+fn may_share(state: &State, purpose: Purpose) -> bool {
+    let reserve = purpose.reserve();
+    let left = state.log.stream(purpose.stream()).left;
+    left >= reserve || state.log.segments.announced_count() >= reserve
+}
+
 impl Core {
+    /// Whether what is not live, or can be cleaned, is needed to write the map back.
+    fn leaves_need_the_rest(&self) -> bool {
+        let (available, count, leaves) = {
+            let state = self.state.borrow();
+            let segments = &state.log.segments;
+            let dirty = state.dirty.len() - state.holes;
+            // those that a segment more of the host makes dirty, at worst
+            let all: u64 = state.namespaces.values().map(|n| u64::from(n.directory.leaf_count())).sum();
+            let more = (all as usize).saturating_sub(dirty).min(self.layout.segment_bytes as usize / BLOCK_BYTES);
+            (segments.available(), segments.count(), dirty + more)
+        };
+        // one more for the image that names them, and for what is lost at ends of segments and batches
+        let bytes = leaves * record_bytes(LEAF_BYTES) * 16 / 15;
+        let needed = (RESERVE_SEGMENTS + 1 + bytes.div_ceil(self.layout.segment_bytes as usize)) as f64;
+        // a look at every segment: only where it may matter
+        if available as f64 > needed {
+            return false;
+        }
+        let Some(live) = self.live_segments() else { return false };
+        let dead = (count as f64 - available as f64 - live).max(0.0);
+        // the cleaner gets at a part of what is dead
+        available as f64 + dead / 2.0 <= needed
+    }
+
     /// Returns when the stream's open batch takes `records` more records of `bytes` in all. The caller appends before
     /// its next await.
     ///
@@ -113,7 +148,7 @@ impl Core {
             self.latch.check()?;
             let opens = {
                 let mut state = self.state.borrow_mut();
-                let has_room = state.log.has_room(kind, bytes, records);
+                let has_room = may_share(&state, purpose) && state.log.has_room(kind, bytes, records);
                 if has_room {
                     drop(state);
                     // leaves too are written because hosts write, and by tens of segments in a row
@@ -135,21 +170,25 @@ impl Core {
 
     async fn open_batch(self: &Rc<Self>, purpose: Purpose, bytes: usize, records: usize) -> Result<()> {
         let kind = purpose.stream();
-        // 1. what is open is full: what died in it makes room, or it is on its way
-        if self.absorb(kind) {
-            return Ok(());
-        }
-        self.note_full_batch(kind);
-        self.close_batch(kind);
-        // 2. a segment with room
-        if !self.state.borrow().log.segment_has_room(kind, bytes, records) {
-            self.seal_open_segment(kind);
-            let id = self.next_segment(purpose).await?;
-            let segment = OpenSegment { id, at: 0, summary: Vec::with_capacity(2048) };
-            self.state.borrow_mut().log.stream_mut(kind).segment = Some(segment);
-            if Streams::Host.include(kind) {
-                self.mind_preparation();
+        if may_share(&self.state.borrow(), purpose) {
+            // 1. what is open is full: what died in it makes room, or it is on its way
+            if self.absorb(kind) {
+                return Ok(());
             }
+            self.note_full_batch(kind);
+            self.close_batch(kind);
+            // 2. a segment with room
+            if !self.state.borrow().log.segment_has_room(kind, bytes, records) {
+                self.seal_open_segment(kind);
+                let id = self.next_segment(purpose).await?;
+                self.begin_segment(purpose, id);
+            }
+        } else {
+            // others go on with what they opened, as long as there is nothing for this one
+            let id = self.next_segment(purpose).await?;
+            self.close_batch(kind);
+            self.seal_open_segment(kind);
+            self.begin_segment(purpose, id);
         }
         // 3. memory for the batch
         if self.state.borrow().log.stream(kind).batch.is_some() {
@@ -159,6 +198,19 @@ impl Core {
         let now = self.env.now_ns();
         self.state.borrow_mut().log.open_batch(kind, memory, now);
         Ok(())
+    }
+
+    fn begin_segment(&self, purpose: Purpose, id: SegmentId) {
+        let kind = purpose.stream();
+        {
+            let mut state = self.state.borrow_mut();
+            let stream = state.log.stream_mut(kind);
+            stream.segment = Some(OpenSegment { id, at: 0, summary: Vec::with_capacity(2048) });
+            stream.left = purpose.reserve();
+        }
+        if Streams::Host.include(kind) {
+            self.mind_preparation();
+        }
     }
 
     async fn free_slot(&self, kind: StreamKind) -> Result<BatchMemory> {
@@ -188,6 +240,14 @@ impl Core {
             let available = self.state.borrow().log.segments.available();
             if purpose != Purpose::Pack && self.checkpointing.get() {
                 self.released.notified().await;
+            } else if purpose.is_write() && self.leaves_need_the_rest() {
+                // written back they need nothing more: what is left then is the host's
+                let oldest = || self.state.borrow().dirty.oldest();
+                let before = oldest();
+                Box::pin(self.checkpoint(self.leaves_a_checkpoint())).await?;
+                if oldest() == before {
+                    break;
+                }
             } else if purpose != Purpose::Pack && attempt < ATTEMPTS && self.may_free() {
                 // later attempts write more leaves, so that segments of CLEARs come free; boxed: a checkpoint makes room
                 // for leaves in its turn
@@ -230,7 +290,12 @@ impl Core {
     }
 
     fn take_segment(&self, purpose: Purpose) -> Option<SegmentId> {
-        let reserve = if self.stopping.get() && purpose == Purpose::Metadata { 0 } else { purpose.reserve() };
+        // the last root of a serve leaves the whole reserve to the next one: a pool that is full takes discards
+        let ends = self.stopping.get() && !self.spends_reserve.get() && purpose == Purpose::Metadata;
+        let reserve = if ends { RESERVE_SEGMENTS } else { purpose.reserve() };
+        if purpose.reserve() >= RESERVE_SEGMENTS && self.leaves_need_the_rest() {
+            return None;
+        }
         let mut state = self.state.borrow_mut();
         let segments = &mut state.log.segments;
         if segments.announced_count() <= ANNOUNCED_LOW.max(reserve) {

@@ -139,6 +139,9 @@ pub struct RootState {
     pub release: Vec<SegmentId>,
     /// Leaves that the next root shall call journaled.
     pub marks: BTreeSet<(NamespaceId, u32)>,
+    /// Roots say that all ended cleanly, as the one that was found did: nothing is served before a journal that was given up
+    /// is forgotten (C15).
+    pub stays_clean: bool,
 }
 
 /// All that changes.
@@ -226,7 +229,8 @@ impl State {
 
     /// A leaf in memory is to be written again, though nothing changed: its image is damaged.
     pub fn touch_leaf(&mut self, id: NamespaceId, leaf: u32) {
-        let now = self.log.next_op;
+        // of the last operation, as if that had changed it: a checkpoint takes along what is dirty up to there
+        let now = self.log.last_op().max(OpNo(1));
         let slot = self.namespaces.get_mut(&id).and_then(|n| n.directory.slot_mut(leaf));
         let Some(known) = slot.and_then(|slot| slot.leaf.as_mut()) else { return };
         if known.dirty_since.is_none() {

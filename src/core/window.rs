@@ -14,9 +14,10 @@
 
 use std::rc::Rc;
 
-use super::checkpoint::{ANNOUNCED_TARGET, Running};
+use super::checkpoint::{ANNOUNCED_TARGET, NO_ROOM_FOR_LEAVES, Running, Switch};
 use super::room::RESERVE_SEGMENTS;
 use super::{Core, State};
+use crate::env::sync::yield_now;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::ROOT_BYTES;
 use crate::format::leaf::LEAF_BYTES;
@@ -29,7 +30,7 @@ pub(super) const QUARTERS: u64 = 4;
 pub(super) const WRITE_BACK_QUARTERS: u64 = 3;
 /// Changes to be replayed that take the memory of a leaf.
 const CHANGES_A_LEAF: u64 = LEAF_BYTES as u64 / 16;
-/// Checkpoints that a writer runs before it gives up.
+/// Checkpoints that write nothing back before a writer gives up.
 const ATTEMPTS: usize = 8;
 
 /// Bounds of replay and of roots. The default is for real pools; the simulator takes small ones, to get there.
@@ -192,19 +193,23 @@ impl Core {
     /// # Errors
     /// [`ErrorKind::NoSpace`] when leaves cannot be written back; the latch.
     pub(super) async fn bound_window(self: &Rc<Self>) -> Result<()> {
-        for _ in 0..ATTEMPTS {
+        let mut in_vain = 0;
+        while in_vain < ATTEMPTS {
             self.begin_checkpoint().await;
-            let _running = Running(self);
+            let running = Running(self);
             // others may have waited for the same
             if !self.window_exceeds(QUARTERS) {
                 return Ok(());
             }
-            self.switch_root(self.leaves_a_checkpoint(), false).await?;
+            let oldest = || self.state.borrow().dirty.oldest();
+            let before = oldest();
+            self.switch_root(self.leaves_a_checkpoint(), Switch::Partial).await?;
+            in_vain = if oldest() == before { in_vain + 1 } else { 0 };
+            drop(running);
+            // who waits for a checkpoint of another kind has a turn
+            yield_now().await;
         }
-        if self.window_exceeds(QUARTERS) {
-            self.stats.no_space.add(1);
-            return Err(Error::new(ErrorKind::NoSpace, "the pool has no space to write its map back"));
-        }
-        Ok(())
+        self.stats.no_space.add(1);
+        Err(Error::new(ErrorKind::NoSpace, NO_ROOM_FOR_LEAVES))
     }
 }

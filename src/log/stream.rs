@@ -97,6 +97,8 @@ impl OpenSegment {
 pub struct Stream {
     /// The segment it appends to.
     pub segment: Option<OpenSegment>,
+    /// Announced segments that whoever opened it had to leave to others: it is for those who need not leave more.
+    pub left: usize,
     /// Its open batch, in that segment.
     pub batch: Option<BatchId>,
     /// Somebody is making room: others wait.

@@ -9,7 +9,7 @@
 //!
 //! **Invariants.** Until 3 the superblock at the front names the old end, where the second copies are whole and up to date: nobody
 //! looks at the new end. From 3 on it names the new one, where they are too. Torn, it is found at the new end, which is that of the
-//! medium. What is at the old end is part of a segment from then on, and nothing goes there before (C19).
+//! medium. What is at the old end is part of a segment from then on, and nothing goes there before (C21).
 //!
 //! **Failure.** In 1 and 2 the pool stays as it was. In 3 the latch closes: the next start knows which it is.
 

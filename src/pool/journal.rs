@@ -236,7 +236,7 @@ fn stake_ranges(directories: &Directories) -> Vec<(NamespaceId, LbaRange)> {
 }
 
 /// The journal is given up: what was there, or after an unclean stop may have been, reads as an error from now on; then the
-/// pool has no journal any more. The session's root is durable, nothing is served yet.
+/// pool has no journal any more. The session's root is durable, clean if the one that was found is; nothing is served yet.
 ///
 /// # Errors
 /// A leaf cannot be read, or the medium failed.
@@ -259,5 +259,10 @@ pub(super) async fn lose_journal(
     core.checkpoint_all().await?;
     superblock.journal = None;
     superblock.sequence += 1;
-    write_superblock(Flush::Served(core), superblock).await
+    write_superblock(Flush::Served(core), superblock).await?;
+    // only now: interrupted before, the next try must know as well what was on the journal and what was not
+    if std::mem::take(&mut core.state.borrow_mut().root.stays_clean) {
+        core.checkpoint(0).await?;
+    }
+    Ok(())
 }

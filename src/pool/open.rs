@@ -146,8 +146,10 @@ impl Pool {
         step.end(format_args!("{records} records for {} leaves", core.state.borrow().dirty.len()));
         recovered.damage.extend(damaged_gaps(&core, &tier0).await?);
         // 9. the root that ends the old serve and begins this one
+        let is_lost = matches!(journal, PoolJournal::Lost);
+        core.state.borrow_mut().root.stays_clean = is_lost && root.clean;
         begin_session(env, &core, &root, &recovered, &journal, &mut *staging).await?;
-        if matches!(journal, PoolJournal::Lost) {
+        if is_lost {
             lose_journal(&core, &mut superblock, &directories, root.clean).await?;
         }
         let (sender, receiver) = mailbox();
@@ -366,6 +368,7 @@ fn root_state(root: &Root, namespaces: &BTreeMap<NamespaceId, Namespace>, accept
         segments: root.segments.iter().map(|c| (c.segment, c.generation)).collect(),
         release: Vec::new(),
         marks: BTreeSet::new(),
+        stays_clean: false,
     }
 }
 

@@ -6,6 +6,7 @@ mod common;
 
 use common::space::{LEAF, live, open_bounded, pool_file, read, settle, write};
 use common::{Machine, ask, create, open, pattern, serve, spec};
+use plica::core::ReplayBounds;
 use plica::core::request::RequestKind;
 use plica::error::ErrorKind;
 use plica::pool::Pool;
@@ -153,4 +154,33 @@ fn a_namespace_whose_leaves_wait_gets_another_size() {
             pool.stop().await.unwrap();
         });
     }
+}
+
+/// With less memory for the map than the last serve had, what is to be replayed exceeds its bound at first, by more than a few
+/// checkpoints write back: writes were refused for space.
+#[test]
+fn a_window_far_beyond_its_bound_is_written_back_without_refusing_anybody() {
+    const LEAVES: u64 = 4000;
+    let (_dir, path) = pool_file();
+    let machine = Machine::default();
+    create(&path, 128 << 20, &machine, spec(LEAVES * LEAF / 4096));
+    let m = machine.clone();
+    serve(&path, |env, media| async move {
+        let pool = open(&env, &media, &m).await.unwrap();
+        for leaf in 0..2 * LEAVES {
+            write(&pool, leaf % LEAVES * 512, leaf / LEAVES).await;
+        }
+        // dies here
+    });
+    serve(&path, |env, media| async move {
+        let bounds = ReplayBounds { changes_min: 16, leaves_max: 8, ..ReplayBounds::default() };
+        let pool = common::space::open_with(&env, &media, &machine, bounds, 1).await;
+        for leaf in 0..16 {
+            write(&pool, leaf * 512 + 1, 7).await;
+        }
+        for leaf in 0..LEAVES {
+            assert_eq!(read(&pool, leaf * 512).await, pattern(leaf * 512, 1), "leaf {leaf}");
+        }
+        pool.stop().await.unwrap();
+    });
 }

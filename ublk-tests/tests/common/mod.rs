@@ -173,12 +173,14 @@ pub(crate) async fn ask(
     data: Option<Vec<u8>>,
 ) -> (Result<()>, Vec<u8>) {
     let sink = Arc::new(Sink::default());
-    let mut buf = DataBuf::zeroed(usize::try_from(len).unwrap());
-    if let Some(data) = &data {
-        buf.bytes_mut().copy_from_slice(data);
-    }
     let moves = matches!(kind, RequestKind::Read | RequestKind::Write { .. });
-    let data = moves.then(|| Arc::new(buf));
+    let data = moves.then(|| {
+        let mut buf = DataBuf::zeroed(usize::try_from(len).unwrap());
+        if let Some(data) = &data {
+            buf.bytes_mut().copy_from_slice(data);
+        }
+        Arc::new(buf)
+    });
     client.submit(Request::new(kind, offset, len, 1, data, sink.clone()));
     let reply = std::future::poll_fn(|cx| {
         let mut inner = sink.0.lock().unwrap();
