@@ -91,6 +91,8 @@ use crate::units::{PoolId, SealNo, SessionId};
 pub const FRAGMENT_BUF_BYTES: usize = FRAGMENT_BYTES_MAX + 3 * BLOCK_BYTES;
 /// Fragment buffers of a core: bounds the codec work under way (I10).
 pub const FRAGMENT_BUFS: usize = 512;
+/// Fragment buffers of reserved sub-block writers: one block is read into two of them, and sealed into one.
+const RESERVED_BUFS: usize = 8;
 /// Leaves being read at a time.
 const LEAF_BUFS: usize = 8;
 
@@ -127,6 +129,8 @@ pub struct Core {
     /// Everything in use read back.
     pub scrub: scrub::Scrub,
     bufs: BufPool,
+    /// For sub-block writers with a reserved block: writers that hold all others may wait for them (`partial`).
+    reserved_bufs: BufPool,
     /// For leaves: whoever reads one waits for the medium only, so these come back even when writers hold all others.
     leaf_bufs: BufPool,
     cleaner: clean::Cleaner,
@@ -202,6 +206,7 @@ impl Core {
             watch: fullness::Watch::default(),
             scrub: scrub::Scrub::default(),
             bufs: BufPool::new(FRAGMENT_BUFS, FRAGMENT_BUF_BYTES),
+            reserved_bufs: BufPool::new(RESERVED_BUFS, FRAGMENT_BUF_BYTES),
             leaf_bufs: BufPool::new(LEAF_BUFS, FRAGMENT_BUF_BYTES),
             cleaner,
             idle: idle::Idle::default(),

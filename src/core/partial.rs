@@ -2,7 +2,17 @@
 //! was read (I8).
 //!
 //! A sub-block writer holds its block against other sub-block writers. A full-block write may overtake it: then it merges
-//! again. After [`TRIES`] rounds full-block writes of that block wait until it is through (I10).
+//! again. After [`TRIES`] rounds full-block writes of that block wait until it is through (I10): the block is reserved.
+//!
+//! ```text
+//!   a block held ─► fragment buffers ─► a block reserved ─► reserved buffers ─► room, leaves, durability
+//! ```
+//!
+//! **Invariants.** Who has one of these waits only for what is further right, so nobody waits in a circle. Full-block
+//! writers wait for a reserved block with their fragment buffers in hand; so a reserved sub-block writer takes none of
+//! those, but of a pool that only such writers take from. Each has one block, and takes the buffers of a step at once,
+//! with none in hand: so whoever has some of them needs no more, however many blocks are reserved. Nothing that makes
+//! room, reads leaves or makes operations durable takes buffers of either pool, or waits for a block.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -11,7 +21,7 @@ use std::sync::Arc;
 use super::Core;
 use super::admission::{Records, Route};
 use super::tier0::Wrote;
-use crate::buf::DataBuf;
+use crate::buf::{BufPool, DataBuf};
 use crate::canary::{self, Rule};
 use crate::codec::EncodeJob;
 use crate::error::Result;
@@ -72,7 +82,9 @@ impl Core {
             if round == TRIES {
                 self.state.borrow_mut().reserved.insert(block);
             }
-            if let Some(wrote) = self.try_part(id, part).await? {
+            // writers that wait for the block may hold all the others
+            let pool = if round < TRIES { &self.bufs } else { &self.reserved_bufs };
+            if let Some(wrote) = self.try_part(id, part, pool).await? {
                 return Ok(wrote);
             }
         }
@@ -80,7 +92,7 @@ impl Core {
     }
 
     /// One round: `None` when the block changed meanwhile.
-    async fn try_part(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>) -> Result<Option<Wrote>> {
+    async fn try_part(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>, pool: &BufPool) -> Result<Option<Wrote>> {
         self.latch.check()?;
         self.pace().await;
         let range = LbaRange { start: part.lba, count: 1 };
@@ -92,15 +104,21 @@ impl Core {
         };
         let pinned = seen.entry.place();
         pinned.into_iter().for_each(|(tier, segment)| self.pin(tier, segment));
-        let result = self.merge_and_append(id, part, seen).await;
+        let result = self.merge_and_append(id, part, seen, pool).await;
         pinned.into_iter().for_each(|(tier, segment)| self.unpin(tier, segment));
         result
     }
 
-    async fn merge_and_append(self: &Rc<Self>, id: NamespaceId, part: &Part<'_>, seen: Seen) -> Result<Option<Wrote>> {
+    async fn merge_and_append(
+        self: &Rc<Self>,
+        id: NamespaceId,
+        part: &Part<'_>,
+        seen: Seen,
+        pool: &BufPool,
+    ) -> Result<Option<Wrote>> {
         let mut block = DataBuf::zeroed(BLOCK_BYTES);
         let range = LbaRange { start: part.lba, count: 1 };
-        self.read_blocks(id, range, block.bytes_mut(), true).await?;
+        self.read_piece(id, range, block.bytes_mut(), true, pool).await?;
         // 2. merge
         let target = &mut block.bytes_mut()[part.within.clone()];
         match part.bytes {
@@ -114,7 +132,7 @@ impl Core {
             (namespace.sealer.clone(), namespace.entry.compression)
         };
         let mut bufs = Vec::with_capacity(1);
-        self.bufs.take(1, &mut bufs).await;
+        pool.take(1, &mut bufs).await;
         let Some(out) = bufs.pop() else { unreachable!("one was taken") };
         let seal = self.next_seal();
         let job = EncodeJob {
@@ -145,7 +163,7 @@ impl Core {
                 }
             }
         };
-        self.bufs.put(out);
+        pool.put(out);
         result
     }
 

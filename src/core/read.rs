@@ -10,7 +10,7 @@ use arrayvec::ArrayVec;
 
 use super::Core;
 use super::fragment::{Fetch, Fetched};
-use crate::buf::AlignedBuf;
+use crate::buf::{AlignedBuf, BufPool};
 use crate::codec::{DecodeJob, Decoded, FragmentName, Sealer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::RecordBody;
@@ -47,18 +47,27 @@ impl Core {
         let mut start = range.start.0;
         for piece in out.chunks_mut(usize::try_from(ATOMIC_BLOCKS).unwrap_or(1) * BLOCK_BYTES) {
             let count = (piece.len() / BLOCK_BYTES) as u64;
-            self.read_piece(id, LbaRange { start: Lba(start), count }, piece, urgent).await?;
+            self.read_piece(id, LbaRange { start: Lba(start), count }, piece, urgent, &self.bufs).await?;
             start += count;
         }
         Ok(())
     }
 
-    async fn read_piece(self: &Rc<Self>, id: NamespaceId, piece: LbaRange, out: &mut [u8], urgent: bool) -> Result<()> {
+    /// Reads blocks of one piece with buffers of `pool`: one more than blocks, taken at once. It holds them while it
+    /// waits for the media, the journal and the codec, for nobody who needs buffers.
+    pub(super) async fn read_piece(
+        self: &Rc<Self>,
+        id: NamespaceId,
+        piece: LbaRange,
+        out: &mut [u8],
+        urgent: bool,
+        pool: &BufPool,
+    ) -> Result<()> {
         let _known = self.know(id, piece).await?;
         // buffers first: nothing may be awaited between sampling the entries and pinning their segments
         let mut bufs = Bufs::new();
         let wanted = usize::try_from(piece.count).unwrap_or(usize::MAX) + 1;
-        self.bufs.take(wanted, &mut bufs).await;
+        pool.take(wanted, &mut bufs).await;
         let mut scratch = bufs.pop();
         let mut result = Ok(());
         match self.wait_persisted(id, piece).await.and_then(|()| self.sample(id, piece)) {
@@ -79,7 +88,7 @@ impl Core {
                 }
             }
         }
-        bufs.into_iter().chain(scratch).for_each(|buf| self.bufs.put(buf));
+        bufs.into_iter().chain(scratch).for_each(|buf| pool.put(buf));
         result
     }
 

@@ -6,6 +6,9 @@
 //! 4. make room for all of the piece;
 //! 5. in one step append all records, change the map, publish (I12);
 //! 6. acknowledge; with FUA after durability.
+//!
+//! From 3 to 5 a piece holds its buffers, also while it waits for room or for a reserved block: what it waits for gets
+//! on without any of them (`partial`, `relocate`).
 
 use std::rc::Rc;
 use std::sync::Arc;
