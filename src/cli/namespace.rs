@@ -25,7 +25,8 @@ Examples:
   plica namespace destroy pool.plica db";
 
 const CREATE_HELP: &str = "\
-A namespace is one block device with its own data key. It is thin: space is taken on write. If a daemon serves \
+A namespace is one block device with its own data key. It is thin: space is taken on write; of memory it takes \
+48 MiB for each TiB. If a daemon serves \
 the pool it makes the namespace, and serves it at once unless it was started for named namespaces only; \
 otherwise the pool is opened here, for which its root key is needed.
 
@@ -53,7 +54,7 @@ Examples:
   plica namespace destroy pool.plica db --yes --root-key pool.key";
 
 const RESIZE_HELP: &str = "\
-Larger takes nothing from the pool: a namespace is thin. Smaller is refused while there is data beyond the new end, \
+Larger takes nothing from the pool: a namespace is thin; of memory it takes 48 MiB for each TiB. Smaller is refused while there is data beyond the new end, \
 unless --force gives it up; shrink what is on it (filesystem, partitions) first. If a daemon serves the pool it does it \
 at once: NBD clients see the new size when they connect again, a ublk device when it is served again.
 

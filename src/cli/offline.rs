@@ -8,7 +8,7 @@ use super::peek::Peek;
 use super::pool_args::{KeyArgs, PoolArgs};
 use crate::codec::CodecPool;
 use crate::core::ReplayBounds;
-use crate::daemon::{Machine, boot_id, machine_with_journal};
+use crate::daemon::{Machine, boot_id, machine_with_journal, memory_bytes};
 use crate::error::{ErrorKind, Result};
 use crate::media::{Access, Device};
 use crate::pool::{Inspection, OpenOptions, Pool, inspect};
@@ -46,6 +46,7 @@ pub(super) fn with_pool<T: 'static>(
         bounds: ReplayBounds::default(),
         journal,
         accept_journal_loss: false,
+        memory: Some(memory_bytes()),
     };
     let (env, media) = (machine.env(), machine.media());
     let result = machine.run(async move {

@@ -186,6 +186,13 @@ fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     Some(id)
 }
 
+/// Bytes of memory of this machine.
+#[must_use]
+pub fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram * u64::from(info.mem_unit)
+}
+
 /// Seconds since 1970, for times of creation that people read. Nothing is ordered by it.
 ///
 /// The standard library's clock: that of `rustix` panics where the kernel's vDSO has no `getcpu` (User-Mode Linux).
@@ -201,6 +208,14 @@ pub fn unix_now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_that_which_the_kernel_tells_everybody() {
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap();
+        let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+        let kib: u64 = total.trim().trim_end_matches(" kB").parse().unwrap();
+        assert_eq!(memory_bytes() >> 10, kib);
+    }
 
     #[test]
     fn boot_ids_are_read() {

@@ -55,7 +55,7 @@ use crate::units::PoolId;
 
 pub(crate) use commands::spec_of;
 pub use journal::find_journal;
-pub use machine::{Dock, Helped, Machine, boot_id, unix_now};
+pub use machine::{Dock, Helped, Machine, boot_id, memory_bytes, unix_now};
 pub use placement::check_placement;
 pub use served::Transport;
 
@@ -167,6 +167,7 @@ pub fn serve(options: ServeOptions, tell: impl Fn(&Event) + 'static) -> Result<(
             bounds: ReplayBounds { leaves_max: leaves_in(options.map_memory), ..ReplayBounds::default() },
             journal,
             accept_journal_loss: options.accept_journal_loss,
+            memory: Some(memory_bytes()),
         };
         let pool = Pool::open(&env, &media, Box::new(staging), open).await?;
         pool.core().set_watermarks(options.watermarks);

@@ -174,6 +174,12 @@ pub struct Directory {
 }
 
 impl Directory {
+    /// Bytes of memory that the directory of so many LBAs takes, whatever is in it.
+    #[must_use]
+    pub fn bytes(blocks: u64) -> u64 {
+        blocks.div_ceil(LEAF_ENTRIES as u64).saturating_mul(size_of::<LeafSlot>() as u64)
+    }
+
     /// An empty directory for `blocks` LBAs.
     #[must_use]
     pub fn new(blocks: u64) -> Self {
@@ -188,6 +194,8 @@ impl Directory {
     pub fn resize(&mut self, blocks: u64) {
         let leaves = usize::try_from(blocks.div_ceil(LEAF_ENTRIES as u64)).unwrap_or(usize::MAX);
         if leaves > self.slots.len() {
+            // no more than was checked that there is: amortised growth would take up to twice of it
+            self.slots.reserve_exact(leaves - self.slots.len());
             self.slots.resize_with(leaves, LeafSlot::default);
         }
         self.blocks = blocks;
@@ -356,6 +364,18 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::BLOCK_SIZE;
+
+    #[test]
+    fn a_directory_takes_the_memory_that_the_readme_tells() {
+        let tib = (1 << 40) / u64::from(BLOCK_SIZE);
+        assert_eq!(Directory::bytes(tib), 48 << 20);
+        assert_eq!(Directory::bytes(1), size_of::<LeafSlot>() as u64);
+        // not only when it is new
+        let mut directory = Directory::new(100 * LEAF_ENTRIES as u64);
+        directory.resize(101 * LEAF_ENTRIES as u64);
+        assert_eq!(directory.slots.capacity(), 101);
+    }
 
     #[test]
     fn first_change_makes_a_leaf_dirty_once() {

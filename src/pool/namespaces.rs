@@ -10,7 +10,11 @@ use crate::format::namespaces::{NamespaceEntry, NamespaceTable, is_unit, valid_n
 use crate::format::{Cipher, Compression};
 use crate::keys::{DataKey, wrap};
 use crate::limits::{BLOCK_SIZE, NAMESPACE_BLOCKS_MAX, NAMESPACES_MAX};
+use crate::map::Directory;
 use crate::units::NamespaceId;
+
+/// Of the machine's memory this part is for directories at most: leaves, staging memory and other programs need some too.
+const DIRECTORIES_PART: u64 = 2;
 
 /// What a new namespace shall be.
 #[derive(Clone, Debug)]
@@ -41,7 +45,8 @@ impl Pool {
     /// Makes a namespace with a new data key.
     ///
     /// # Errors
-    /// A spec that does not work, a name that is taken, a full table, or the medium failed.
+    /// A spec that does not work, a name that is taken, a full table, more than this machine has memory for, or the medium
+    /// failed.
     pub async fn create_namespace(&self, spec: &NamespaceSpec) -> Result<NamespaceEntry> {
         self.core.latch.check()?;
         let mut table = self.core.state.borrow().table.clone();
@@ -62,10 +67,11 @@ impl Pool {
             created: spec.now_unix,
             wrapped_key,
         };
-        let namespace = open_namespace(&entry, &self.superblock.borrow(), &self.root_key)?;
         table.next_id += 1;
         table.sequence += 1;
         table.entries.push(entry.clone());
+        self.check_memory(&table)?;
+        let namespace = open_namespace(&entry, &self.superblock.borrow(), &self.root_key)?;
         self.store_table(table).await?;
         self.core.state.borrow_mut().namespaces.insert(id, namespace);
         Ok(entry)
@@ -90,6 +96,23 @@ impl Pool {
         state.detach_all(id, namespace.directory.into_slots());
         drop(guard);
         self.core.detached.notify_all();
+        Ok(())
+    }
+
+    /// Refuses namespaces whose directories this machine has no memory for: once they were in the table nothing could open the
+    /// pool here any more, also not to make them smaller.
+    pub(super) fn check_memory(&self, table: &NamespaceTable) -> Result<()> {
+        let Some(memory) = self.memory else { return Ok(()) };
+        let needed: u64 = table.entries.iter().map(|entry| Directory::bytes(entry.blocks)).sum();
+        if needed > memory / DIRECTORIES_PART {
+            fail!(
+                Config,
+                "the directories of all namespaces would take {} MiB of memory whenever the pool is open, and of the {} MiB of \
+                 this machine they get no more than half: give a smaller size, or open the pool on a machine with more memory",
+                needed.div_ceil(1 << 20),
+                memory >> 20
+            );
+        }
         Ok(())
     }
 

@@ -50,6 +50,9 @@ pub struct OpenOptions {
     pub journal: Option<JournalFound>,
     /// Without its journal the pool is opened too, and what was there reads as errors.
     pub accept_journal_loss: bool,
+    /// Bytes of memory of this machine, of which namespaces that are made or enlarged here get no more than there is; `None`:
+    /// that is nobody's concern. A pool that has larger ones already is opened in any case.
+    pub memory: Option<u64>,
 }
 
 /// An open pool. Lives on the core's thread.
@@ -60,6 +63,8 @@ pub struct Pool {
     pub(super) journal: RefCell<Option<JournalName>>,
     pub(super) root_key: RootKey,
     pub(super) mailbox: Mailbox<(NamespaceId, Request)>,
+    /// Bytes of memory of this machine, if that bounds namespaces.
+    pub(super) memory: Option<u64>,
     staging: RefCell<Box<dyn StagingStore>>,
 }
 
@@ -139,7 +144,7 @@ impl Pool {
         let region = new_region(&mut *staging, &superblock, session, &options, recovered.damage.is_empty())?;
         let parts = Parts { layout, superblock: &superblock, table, root: &root, session, region, tier0: &tier0 };
         let state = build_state(parts, &directories, &recovered, &options)?;
-        let OpenOptions { root_key, codec, bounds, .. } = options;
+        let OpenOptions { root_key, codec, bounds, memory, .. } = options;
         let (medium, on) = (media.clone(), journal.medium());
         let core = Core::new(env.clone(), medium, on, layout, superblock.pool, session, state, codec, bounds);
         let records = replay.end(&mut core.state.borrow_mut());
@@ -156,7 +161,7 @@ impl Pool {
         core.start(receiver);
         let staging = RefCell::new(staging);
         let (journal, superblock) = (RefCell::new(superblock.journal.clone()), RefCell::new(superblock));
-        Ok(Rc::new(Self { core, superblock, journal, root_key, mailbox: sender, staging }))
+        Ok(Rc::new(Self { core, superblock, journal, root_key, mailbox: sender, memory, staging }))
     }
 
     /// The way to a namespace.

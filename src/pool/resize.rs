@@ -24,7 +24,7 @@ impl Pool {
     /// there must be nothing.
     ///
     /// # Errors
-    /// No such namespace, a size that it cannot have, data beyond the new end, or the medium failed.
+    /// No such namespace, a size that it cannot have, or not on this machine, data beyond the new end, or the medium failed.
     pub async fn resize_namespace(&self, name: &str, blocks: u64, force: bool) -> Result<NamespaceEntry> {
         self.core.latch.check()?;
         let id = self.client(name)?.id;
@@ -47,6 +47,9 @@ impl Pool {
         entry.blocks = blocks;
         let entry = entry.clone();
         table.sequence += 1;
+        if blocks > old {
+            self.check_memory(&table)?;
+        }
         self.store_table(table).await?;
         if let Some(namespace) = self.core.state.borrow_mut().namespaces.get_mut(&id) {
             namespace.directory.resize(blocks);

@@ -97,6 +97,7 @@ async fn open(host: &Host) -> Result<Rc<Pool>> {
         bounds: bounds(host),
         journal: journal.map(JournalFound::Here),
         accept_journal_loss: host.journal_lost,
+        memory: None,
     };
     let pool = Pool::open(&host.env, &media(host), Box::new(staging), options).await?;
     if recompresses(host) {

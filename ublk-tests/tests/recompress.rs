@@ -32,6 +32,7 @@ async fn open(env: &Env, media: &Media, machine: &Machine, quiet_ns: u64) -> Rc<
         bounds: ReplayBounds { quiet_ns, ..ReplayBounds::default() },
         journal: None,
         accept_journal_loss: false,
+        memory: None,
     };
     Pool::open(env, media, Box::new(machine.clone()), options).await.unwrap()
 }

@@ -2,12 +2,14 @@
 
 mod common;
 
-use common::space::{LEAF, WRITE, live, noise, open_bounded, open_in_boot, open_with, pool_file, read, settle, write};
+use common::space::{
+    LEAF, WRITE, live, noise, open_bounded, open_in_boot, open_in_memory, open_with, pool_file, read, settle, write,
+};
 use common::{Machine, ask, create, open, pattern, serve, spec};
 use plica::core::request::RequestKind;
 use plica::core::{Fullness, ReplayBounds, Watermarks};
 use plica::error::ErrorKind;
-use plica::pool::{Pool, WrittenStatus};
+use plica::pool::{NamespaceSpec, Pool, WrittenStatus};
 
 #[test]
 fn a_map_beyond_memory_reads_what_was_written() {
@@ -193,6 +195,39 @@ fn a_namespace_grows_and_shrinks_and_what_was_beyond_its_end_stays_gone() {
         write(&pool, 5999, 3).await;
         pool.resize_namespace("db", 6001, false).await.unwrap();
         assert_eq!(read(&pool, 5999).await, pattern(5999, 3));
+        pool.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn what_memory_has_no_room_for_is_refused_and_never_keeps_a_pool_from_being_opened() {
+    const TIB: u64 = (1 << 40) / 4096;
+    let (_dir, path) = pool_file();
+    let machine = Machine::default();
+    create(&path, 64 << 20, &machine, spec(1000));
+    let m = machine.clone();
+    serve(&path, |env, media| async move {
+        let pool = open_in_memory(&env, &media, &m, 64 << 20).await;
+        let refused = pool.resize_namespace("db", TIB, false).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Config, "{refused}");
+        assert!(refused.to_string().contains("48 MiB") && refused.to_string().contains("64 MiB"), "{refused}");
+        let other = |blocks| NamespaceSpec { name: "other".into(), ..spec(blocks) };
+        assert_eq!(pool.create_namespace(&other(TIB)).await.unwrap_err().kind(), ErrorKind::Config);
+        pool.resize_namespace("db", TIB / 2, false).await.unwrap();
+        let refused = pool.create_namespace(&other(TIB / 4)).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Config, "all of them count: {refused}");
+        pool.create_namespace(&other(TIB / 8)).await.unwrap();
+        pool.stop().await.unwrap();
+    });
+    serve(&path, |env, media| async move {
+        // made on a larger machine
+        let pool = open_in_memory(&env, &media, &machine, 16 << 20).await;
+        let sizes: Vec<_> = pool.namespaces().iter().map(|namespace| namespace.blocks).collect();
+        assert_eq!(sizes, [TIB / 2, TIB / 8], "what was refused is in no table");
+        assert_eq!(pool.resize_namespace("db", TIB / 2 + 1, false).await.unwrap_err().kind(), ErrorKind::Config);
+        pool.resize_namespace("db", TIB / 4, false).await.unwrap();
+        pool.resize_namespace("db", 1000, false).await.unwrap();
+        pool.resize_namespace("db", 2000, false).await.unwrap();
         pool.stop().await.unwrap();
     });
 }

@@ -103,6 +103,7 @@ async fn open(env: &Env, media: &Media, leaves_max: usize, boot: u8) -> Result<R
         bounds: ReplayBounds { leaves_max, ..ReplayBounds::default() },
         journal: None,
         accept_journal_loss: false,
+        memory: None,
     };
     Pool::open(env, media, Box::new(NoStore), options).await
 }

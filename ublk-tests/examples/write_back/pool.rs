@@ -90,6 +90,7 @@ pub(crate) async fn open(env: &Env, media: &Media, bounds: ReplayBounds, boot: u
         bounds,
         journal: None,
         accept_journal_loss: false,
+        memory: None,
     };
     Pool::open(env, media, Box::new(NoStore), options).await
 }

@@ -163,6 +163,7 @@ impl Bench {
             bounds: serve.bounds,
             journal: self.journal.clone().map(JournalFound::Here),
             accept_journal_loss: false,
+            memory: None,
         };
         let pool = Pool::open(&self.env, &self.media, Box::new(NoStore), options).await?;
         drop(self.helped.set(pool.clone()));

@@ -143,6 +143,7 @@ pub(crate) async fn open_with(
         bounds: ReplayBounds::default(),
         journal,
         accept_journal_loss,
+        memory: None,
     };
     Pool::open(env, media, Box::new(machine.clone()), options).await
 }

@@ -34,16 +34,27 @@ pub(crate) async fn open_in_boot(env: &Env, media: &Media, machine: &Machine, le
 
 /// Opens the pool with these bounds.
 pub(crate) async fn open_with(env: &Env, media: &Media, machine: &Machine, bounds: ReplayBounds, boot: u8) -> Rc<Pool> {
-    let options = OpenOptions {
+    let options = OpenOptions { bounds, boot: [boot; 16], ..options() };
+    Pool::open(env, media, Box::new(machine.clone()), options).await.unwrap()
+}
+
+/// Opens the pool on a machine with so many bytes of memory.
+pub(crate) async fn open_in_memory(env: &Env, media: &Media, machine: &Machine, memory: u64) -> Rc<Pool> {
+    let options = OpenOptions { memory: Some(memory), ..options() };
+    Pool::open(env, media, Box::new(machine.clone()), options).await.unwrap()
+}
+
+fn options() -> OpenOptions {
+    OpenOptions {
         root_key: key(),
-        boot: [boot; 16],
+        boot: [1; 16],
         identity: (1, 2),
         codec: CodecPool::new(0).unwrap(),
-        bounds,
+        bounds: ReplayBounds::default(),
         journal: None,
         accept_journal_loss: false,
-    };
-    Pool::open(env, media, Box::new(machine.clone()), options).await.unwrap()
+        memory: None,
+    }
 }
 
 /// Returns when usage is known and nothing is left to be accounted for.
