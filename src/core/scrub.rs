@@ -100,6 +100,10 @@ pub struct Scrub {
     status: RefCell<ScrubStatus>,
     /// It was started, resumed, paused or stopped.
     changed: Notify,
+    /// How many were started.
+    started: Cell<u64>,
+    /// Which of them is on its way, or was the last.
+    under_way: Cell<u64>,
     /// Something of the map is to be written anew.
     mending: Cell<bool>,
 }
@@ -121,6 +125,8 @@ impl Scrub {
             fail!(Busy, "a scrub is on its way: {} of {} segments", status.segments_done, status.segments);
         }
         *status = ScrubStatus { state: ScrubState::Running, rate: rate.max(1), ..ScrubStatus::default() };
+        // what is left of one that was stopped a moment ago is none of its work
+        self.started.set(self.started.get() + 1);
         self.changed.notify_all();
         Ok(())
     }
@@ -143,8 +149,26 @@ impl Scrub {
         self.status.borrow().state == state
     }
 
+    /// The one that was started last is on its way from now on.
+    fn begin(&self) {
+        self.under_way.set(self.started.get());
+    }
+
+    /// Whether the status is that of the one on its way.
+    fn is_newest(&self) -> bool {
+        self.under_way.get() == self.started.get()
+    }
+
+    /// Whether the one on its way goes on to its end, sooner or later: it was not stopped, let alone another one started.
+    fn goes_on(&self) -> bool {
+        self.is_newest() && matches!(self.status.borrow().state, ScrubState::Running | ScrubState::Paused)
+    }
+
+    /// Says something of the one on its way; that is lost when another one was started.
     pub(super) fn with(&self, change: impl FnOnce(&mut ScrubStatus)) {
-        change(&mut self.status.borrow_mut());
+        if self.is_newest() {
+            change(&mut self.status.borrow_mut());
+        }
     }
 }
 
@@ -153,6 +177,7 @@ impl Core {
     pub(super) async fn run_scrub(self: Rc<Self>) {
         loop {
             self.scrub.changed.until(|| self.scrub.is(ScrubState::Running)).await;
+            self.scrub.begin();
             let count = u32::try_from(self.state.borrow().log.segments.count()).unwrap_or(u32::MAX);
             let on_journal = u32::try_from(self.state.borrow().log.journal.count()).unwrap_or(0);
             self.scrub.with(|status| status.segments = count.saturating_add(on_journal));
@@ -161,8 +186,7 @@ impl Core {
             let mut bytes = AlignedBuf::zeroed(self.layout.segment_bytes as usize);
             let of_journal = (0..on_journal).map(|id| (Tier::Pmem, SegmentId(id)));
             for (tier, id) in (0..count).map(|id| (Tier::Ssd, SegmentId(id))).chain(of_journal) {
-                self.scrub.changed.until(|| !self.scrub.is(ScrubState::Paused)).await;
-                if !self.scrub.is(ScrubState::Running) || self.stopping.get() {
+                if !self.scrub.goes_on() || self.stopping.get() {
                     break;
                 }
                 if tier == Tier::Pmem {
@@ -170,14 +194,26 @@ impl Core {
                 } else {
                     self.scrub_segment(id, &mut bytes).await;
                 }
-                self.scrub.with(|status| status.segments_done += 1);
+                if self.scrub.goes_on() {
+                    self.scrub.with(|status| status.segments_done += 1);
+                }
+                // also behind the last segment: resuming must not begin anew
+                self.scrub.changed.until(|| !self.scrub.is(ScrubState::Paused)).await;
             }
-            let status = self.scrub.status();
-            if status.state == ScrubState::Running {
-                self.scrub.with(|status| status.state = ScrubState::Done);
-            }
-            tracing::info!("a scrub ended: {} records verified, {} damaged", status.records, status.damaged);
+            self.scrub_ends();
         }
+    }
+
+    fn scrub_ends(&self) {
+        if !self.scrub.is_newest() {
+            tracing::info!("a scrub was stopped, and another one started");
+            return;
+        }
+        let status = self.scrub.status();
+        if status.state == ScrubState::Running {
+            self.scrub.with(|status| status.state = ScrubState::Done);
+        }
+        tracing::info!("a scrub ended: {} records verified, {} damaged", status.records, status.damaged);
     }
 
     async fn scrub_segment(self: &Rc<Self>, id: SegmentId, bytes: &mut AlignedBuf) {
@@ -199,6 +235,10 @@ impl Core {
         }
         let listed = self.open_records(id, end);
         self.read_slowly(id, bytes).await;
+        if !self.scrub.goes_on() {
+            self.unpin(Tier::Ssd, id);
+            return;
+        }
         bytes[end as usize..].fill(0);
         let place = self.state.borrow().log.place(Tier::Ssd, id, Granule(0));
         let records = match listed {
@@ -225,7 +265,8 @@ impl Core {
         Some(open.summary.iter().filter(before).copied().collect())
     }
 
-    /// Reads a segment no faster than the rate. A piece that cannot be read is zeros: nothing in it verifies.
+    /// Reads a segment no faster than the rate, or a part of it when the scrub is stopped. A piece that cannot be read is
+    /// zeros: nothing in it verifies.
     async fn read_slowly(&self, id: SegmentId, bytes: &mut AlignedBuf) {
         let segment = self.layout.segment(id);
         for start in (0..bytes.len()).step_by(SLOT_BYTES) {
@@ -239,15 +280,22 @@ impl Core {
                 bytes[start..start + len].fill(0);
             }
             self.scrub_rests(began, len).await;
+            if !self.scrub.goes_on() {
+                break;
+            }
         }
     }
 
-    /// Counts bytes whose reading began then, and waits as long as the rate asks for.
+    /// Counts bytes whose reading began then, and waits as long as the rate asks for, or until the scrub is stopped.
+    ///
+    /// A pause does not end it: a scrub pauses between segments, and what is left of this one is read at the rate too.
     pub(super) async fn scrub_rests(&self, began: u64, bytes: usize) {
         let rate = self.scrub.status.borrow().rate;
         self.scrub.with(|status| status.bytes += bytes as u64);
         let due = began + (bytes as u64).saturating_mul(1_000_000_000) / rate;
-        self.env.sleep_ns(due.saturating_sub(self.env.now_ns())).await;
+        while self.scrub.goes_on() && self.env.now_ns() < due {
+            self.scrub.changed.notified_or(self.env.reactor.sleep_until(due)).await;
+        }
     }
 
     pub(super) async fn scrub_record(self: &Rc<Self>, record: &SummaryEntry, bytes: &[u8], place: &Place) {

@@ -28,7 +28,11 @@ impl Notify {
             if self.epoch.get() != epoch {
                 return Poll::Ready(());
             }
-            self.waiting.borrow_mut().push(cx.waker().clone());
+            let mut waiting = self.waiting.borrow_mut();
+            // a task that waits again and again for something else too would be listed each time
+            if !waiting.last().is_some_and(|last| last.will_wake(cx.waker())) {
+                waiting.push(cx.waker().clone());
+            }
             Poll::Pending
         })
         .await;
