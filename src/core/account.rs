@@ -64,7 +64,7 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Whether segments count blocks that no leaf points to any more, and soon will not.
+    /// Whether segments count no blocks that no leaf points to any more, but for those of leaves that could not be read.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.queue.is_empty() && self.reading == 0

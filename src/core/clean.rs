@@ -321,11 +321,15 @@ impl Core {
         self.stats.relocated_blocks.add(done.blocks);
         self.stats.relocated_bytes.add(done.bytes);
         self.stats.unpacked.add(done.unpacked);
-        let kept = self.state.borrow().log.segments.get(id).live;
+        let (kept, is_exact) = {
+            let state = self.state.borrow();
+            (state.log.segments.get(id).live, state.accounts.is_settled())
+        };
         self.stats.cleaned.add(u64::from(kept == 0));
         self.stats.cleaned_ahead.add(u64::from(kept == 0 && self.idle.ahead.get()));
-        // also when what is live is not among the records that were found: it must not be tried for ever
-        if kept > 0 && result.is_ok() && !interrupted {
+        // also when what is live is not among the records that were found: it must not be tried for ever. What was discarded
+        // meanwhile and is not accounted for is no such case: nothing is cleaned before it is (`knows_usage`)
+        if kept > 0 && is_exact && result.is_ok() && !interrupted {
             tracing::error!(
                 "segment {id}: {kept} blocks cannot be moved, so it is kept; {} records are damaged",
                 done.left

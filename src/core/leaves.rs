@@ -220,7 +220,11 @@ impl Core {
         if !wanted(&self.state.borrow()) {
             return Ok(());
         }
-        let _known = self.know(id, LbaRange { start: first_lba(leaf), count: 1 }).await?;
+        let _known = match self.know(id, LbaRange { start: first_lba(leaf), count: 1 }).await {
+            // a namespace that is gone has no leaf anywhere
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            result => result?,
+        };
         self.make_room(Purpose::Metadata, record_bytes(LEAF_BYTES), 1).await?;
         let mut state = self.state.borrow_mut();
         if wanted(&state) && append_leaf(&mut state, id, leaf) {
