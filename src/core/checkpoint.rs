@@ -15,22 +15,18 @@ use std::rc::Rc;
 
 use super::Core;
 use super::recent::Reading;
-use super::room::{Purpose, RESERVE_SEGMENTS};
+use super::room::RESERVE_SEGMENTS;
 use crate::buf::AlignedBuf;
 use crate::canary::{self, Rule};
 use crate::env::reactor::IoBuf;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
-use crate::format::image::{IMAGE_PART_BYTES, encode_image};
 use crate::format::layout::{COPIES, ROOT_BYTES};
-use crate::format::record::{RecordBody, RecordHeader, record_bytes};
-use crate::format::root::{
-    DIRECTORY_CHANGE_BYTES, DirectoryChange, Root, SEGMENT_CHANGE_BYTES, SegmentChange, WindowSegment, WindowState,
-};
+use crate::format::root::{DirectoryChange, Root, SegmentChange, WindowSegment, WindowState};
 use crate::limits::BLOCK_BYTES;
 use crate::log::segments::SummaryState;
-use crate::log::{SegmentState, StreamKind, Streams};
-use crate::units::{Lba, NamespaceId, OpNo, SegmentId};
+use crate::log::{SegmentState, Streams};
+use crate::units::{OpNo, SegmentId};
 
 /// Segments kept announced, at most (recovery reads them all); small pools keep an eighth of their segments.
 pub(super) const ANNOUNCED_TARGET: usize = 24;
@@ -229,7 +225,7 @@ impl Core {
         // 2. leaves: only those dirty now, lest a busy host keeps us here
         let until = self.state.borrow().log.last_op();
         let result = match self.write_back(leaves, until).await {
-            Ok(_) => match self.write_image_if_due().await {
+            Ok(_) => match self.write_image_if_due(!announcing.is_empty()).await {
                 Ok(()) => self.fit_root().await,
                 Err(error) => Err(error),
             },
@@ -265,7 +261,7 @@ impl Core {
     /// Segments to announce, with their space taken. A segment whose space cannot be had is not announced: the host gets
     /// its `ENOSPC` before an acknowledgement.
     async fn choose_segments(self: &Rc<Self>) -> Result<Vec<SegmentId>> {
-        let target = self.announced_target();
+        let target = self.announced_target() + self.announced_for_image();
         if let Some(last) = self.reuse_waits(target) {
             self.wait_durable(Streams::All, last).await?;
         }
@@ -307,59 +303,6 @@ impl Core {
     fn withdraw(&self, announcing: &[SegmentId]) {
         let mut state = self.state.borrow_mut();
         announcing.iter().for_each(|id| state.log.segments.withdraw(*id));
-    }
-
-    /// A new full image when the changes since the last one fill the root.
-    pub(super) async fn write_image_if_due(self: &Rc<Self>) -> Result<()> {
-        let change_bytes = {
-            let root = &self.state.borrow().root;
-            root.directory.len() * DIRECTORY_CHANGE_BYTES + root.segments.len() * SEGMENT_CHANGE_BYTES
-        };
-        if change_bytes <= self.bounds.image_bytes && !self.holes_are_many() && !self.image_wanted.take() {
-            return Ok(());
-        }
-        // directory and generations change only within checkpoints, and one runs at a time: this stays true until the end
-        let (bytes, directory_bytes, image, holes) = {
-            let state = self.state.borrow();
-            let generations: Vec<_> = state.log.segments.iter().map(|(_, info)| info.generation).collect();
-            let directory = state.namespaces.iter().flat_map(|(id, n)| {
-                // a hole needs not be told (C17), not even one that the directory so far takes for something else
-                let told = n.directory.iter().filter(|(_, slot)| slot.is_in_image());
-                told.map(|(leaf, slot)| DirectoryChange { namespace: *id, leaf, image: slot.image })
-            });
-            let (bytes, directory_bytes) = encode_image(directory, &generations);
-            (bytes, directory_bytes, state.root.sequence + 1, dirty_holes(&state))
-        };
-        let mut parts = Vec::new();
-        for (part, payload) in bytes.chunks(IMAGE_PART_BYTES).enumerate() {
-            if let Err(error) = self.make_room(Purpose::Metadata, record_bytes(payload.len()), 1).await {
-                // the parts so far are named by no root
-                let mut state = self.state.borrow_mut();
-                state.root.release.extend(parts.iter().filter_map(|e: &crate::format::Entry| e.segment()));
-                return Err(error);
-            }
-            let mut state = self.state.borrow_mut();
-            let body = RecordBody::Image { image, part: part as u64 };
-            let header = RecordHeader { namespace: NamespaceId(0), first: Lba(0), op_delta: 0, stored: 0, body };
-            let hash = crate::codec::payload_hash(payload);
-            let appended = state.log.append(StreamKind::Leaf, header, payload, hash);
-            state.log.segments.add_live(appended.segment);
-            parts.push(appended.entry);
-        }
-        let mut state = self.state.borrow_mut();
-        forget_holes(&mut state, &holes);
-        let root = &mut state.root;
-        let old = std::mem::replace(&mut root.image_parts, parts);
-        root.release.extend(old.iter().filter_map(|e| e.segment()));
-        root.directory.clear();
-        root.segments.clear();
-        (root.image, root.image_directory_bytes) = (image, directory_bytes);
-        Ok(())
-    }
-
-    /// Whether so many leaves were let go of that an image which does not tell of them is less than to tell of each.
-    pub(super) fn holes_are_many(&self) -> bool {
-        self.state.borrow().holes > self.bounds.image_bytes / DIRECTORY_CHANGE_BYTES / 4
     }
 
     fn build_root(&self, state: &mut super::State, clean: bool) -> Root {
@@ -491,34 +434,6 @@ impl Core {
 fn reclaim(state: &mut super::State) -> usize {
     let (settled, replay_start) = (state.log.settled(), state.root.replay_start);
     state.log.segments.reclaim(settled, replay_start)
-}
-
-/// The holes that roots do not know of, but for those that they have to call journaled.
-fn dirty_holes(state: &super::State) -> Vec<(NamespaceId, u32)> {
-    let slots = state.namespaces.iter().flat_map(|(id, n)| n.directory.iter().map(|(leaf, slot)| (*id, leaf, slot)));
-    let holes = slots.filter(|(_, _, slot)| slot.is_dirty_hole() && !slot.image.journaled);
-    holes.map(|(id, leaf, _)| (id, leaf)).collect()
-}
-
-/// The full image does not tell of these leaves. Those that still are holes are clean by that; the others, which came to
-/// hold something meanwhile, have no image.
-fn forget_holes(state: &mut super::State, holes: &[(NamespaceId, u32)]) {
-    let super::State { namespaces, dirty, root, holes: left, .. } = state;
-    for (id, leaf) in holes {
-        let Some(slot) = namespaces.get_mut(id).and_then(|n| n.directory.slot_mut(*leaf)) else { continue };
-        if slot.is_dirty_hole() {
-            *left -= 1;
-            slot.leaf = None;
-        }
-        let old = std::mem::take(&mut slot.image);
-        root.release.extend(old.entry.segment());
-    }
-    if !holes.is_empty() {
-        dirty.retain(|dirty| {
-            let slot = namespaces.get(&dirty.namespace).and_then(|n| n.directory.slot(dirty.leaf));
-            slot.is_some_and(|slot| slot.dirty_since().is_some())
-        });
-    }
 }
 
 /// The generations of the segments that hold an image.

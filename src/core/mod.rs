@@ -6,7 +6,7 @@
 //!                         ├─► discard (CLEAR records)      └─ flush: durability of batches
 //!                         └─► partial (sub-block writes by compare)
 //!   tier 0 (if there is a journal): small hot writes ─► persisted, a group at a time ─► acknowledge
-//!   background: batch timer · leaf write-back and roots (checkpoint) · usage count · accounts of discarded leaves
+//!   background: batch timer · leaf write-back and roots (checkpoint, image) · usage count · accounts of discarded leaves
 //!               · cleaner (victims, clean, relocate, unpack) · when idle: cleaning ahead, recompression (idle, recompress, pack)
 //! ```
 //!
@@ -32,6 +32,7 @@ mod flush;
 mod fragment;
 mod fullness;
 mod idle;
+mod image;
 mod latch;
 mod leaves;
 mod pace;

@@ -110,8 +110,8 @@ impl Core {
             let segments = &state.log.segments;
             let dirty = state.dirty.len() - state.holes;
             // those that a segment more of the host makes dirty, at worst
-            let all: u64 = state.namespaces.values().map(|n| u64::from(n.directory.leaf_count())).sum();
-            let more = (all as usize).saturating_sub(dirty).min(self.layout.segment_bytes as usize / BLOCK_BYTES);
+            let all: usize = state.namespaces.values().map(|n| n.directory.leaf_count() as usize).sum();
+            let more = all.saturating_sub(dirty).min(self.layout.segment_bytes as usize / BLOCK_BYTES);
             (segments.available(), segments.count(), dirty + more)
         };
         // one more for the image that names them, and for what is lost at ends of segments and batches

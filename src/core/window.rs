@@ -153,7 +153,7 @@ impl Core {
             let until = self.state.borrow().log.last_op();
             let leaves = self.write_back(self.leaves_a_checkpoint(), until).await?;
             self.image_wanted.set(true);
-            self.write_image_if_due().await?;
+            self.write_image_if_due(false).await?;
             if leaves == 0 {
                 break;
             }
@@ -176,11 +176,12 @@ impl Core {
 
     /// What the next root will take at most.
     fn root_bytes(&self) -> usize {
+        let for_image = self.image_segments();
         let mut state = self.state.borrow_mut();
         let replay_start = state.replay_start();
         let window = state.log.segments.window(replay_start).len();
         // those that are announced, and those that are about to be
-        let listed = window + state.log.segments.announced_count() + ANNOUNCED_TARGET;
+        let listed = window + state.log.segments.announced_count() + ANNOUNCED_TARGET + for_image;
         let root = &state.root;
         // each part may be in a segment of its own
         let parts = root.image_parts.len();

@@ -61,6 +61,7 @@ async fn new_pool(env: &Env, media: &Media) -> Rc<Pool> {
         bounds: ReplayBounds::default(),
         journal: None,
         accept_journal_loss: false,
+        memory: None,
     };
     let pool = Pool::open(env, media, Box::new(Machine::default()), options).await.unwrap();
     let mut sectors = spec(PIECES * PIECE);

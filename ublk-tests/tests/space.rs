@@ -1,5 +1,7 @@
 //! Space for years: large discards, maps beyond memory, namespaces of another size.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::space::{
