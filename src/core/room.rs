@@ -71,6 +71,11 @@ impl Purpose {
         matches!(self, Self::Write | Self::ColdWrite | Self::HotWrite)
     }
 
+    /// What has the map grow, and can wait.
+    fn leaves_room_for_map(self) -> bool {
+        self.reserve() >= RESERVE_SEGMENTS
+    }
+
     pub(super) fn reserve(self) -> usize {
         match self {
             Self::Pack => RESERVE_SEGMENTS + 1,
@@ -237,26 +242,24 @@ impl Core {
             if purpose == Purpose::Metadata {
                 break;
             }
+            // nobody needs it: it waits for nothing
+            if purpose == Purpose::Pack {
+                return Err(Error::new(ErrorKind::NoSpace, "the pool has no space to recompress into"));
+            }
             let available = self.state.borrow().log.segments.available();
-            if purpose != Purpose::Pack && self.checkpointing.get() {
+            if self.checkpointing.get() {
                 self.released.notified().await;
-            } else if purpose.is_write() && self.leaves_need_the_rest() {
+            } else if purpose.leaves_room_for_map() && self.leaves_need_the_rest() {
                 // written back they need nothing more: what is left then is the host's
-                let oldest = || self.state.borrow().dirty.oldest();
-                let before = oldest();
-                Box::pin(self.checkpoint(self.leaves_a_checkpoint())).await?;
-                if oldest() == before {
+                if !self.writes_some_back().await? {
                     break;
                 }
-            } else if purpose != Purpose::Pack && attempt < ATTEMPTS && self.may_free() {
+            } else if attempt < ATTEMPTS && self.may_free() {
                 // later attempts write more leaves, so that segments of CLEARs come free; boxed: a checkpoint makes room
                 // for leaves in its turn
                 let leaves = if attempt < 2 { 0 } else { self.leaves_a_checkpoint() };
                 Box::pin(self.checkpoint(leaves)).await?;
                 attempt += 1;
-            } else if purpose == Purpose::Pack {
-                // nobody needs it: it waits for nothing
-                return Err(Error::new(ErrorKind::NoSpace, "the pool has no space to recompress into"));
             } else if purpose == Purpose::Destage {
                 // it holds the stream that the cleaner writes to, and must not wait for the cleaner: tried again later
                 self.ask_for_segment();
@@ -277,6 +280,17 @@ impl Core {
         Err(Error::new(ErrorKind::NoSpace, "the pool is full: discard or destroy something, or create a larger pool"))
     }
 
+    /// A checkpoint with leaves, if any is dirty. Returns whether one was written back.
+    async fn writes_some_back(self: &Rc<Self>) -> Result<bool> {
+        let oldest = || self.state.borrow().dirty.oldest();
+        let before = oldest();
+        if before.is_some() {
+            // boxed: a checkpoint makes room for leaves in its turn
+            Box::pin(self.checkpoint(self.leaves_a_checkpoint())).await?;
+        }
+        Ok(oldest() != before)
+    }
+
     /// Whether so many segments were cleaned as there are: then everything was moved once, and what that gained went into
     /// moving it (the padding of short batches, the leaves).
     fn tried_all_since(&self, tried: u64) -> bool {
@@ -293,7 +307,7 @@ impl Core {
         // the last root of a serve leaves the whole reserve to the next one: a pool that is full takes discards
         let ends = self.stopping.get() && !self.spends_reserve.get() && purpose == Purpose::Metadata;
         let reserve = if ends { RESERVE_SEGMENTS } else { purpose.reserve() };
-        if purpose.reserve() >= RESERVE_SEGMENTS && self.leaves_need_the_rest() {
+        if purpose.leaves_room_for_map() && self.leaves_need_the_rest() {
             return None;
         }
         let mut state = self.state.borrow_mut();
