@@ -119,11 +119,13 @@ fn verdict(pool: &PoolStatus) -> Result<(), Failure> {
         return Err(found(reason.clone(), SPACE_CRITICAL));
     }
     let percent = pool.percent_used.unwrap_or(0.0);
+    let of =
+        if pool.segments_refused > 0 { "what the pool has space for on its filesystem or device" } else { "the pool" };
     match pool.fullness {
         Fullness::Good => Ok(()),
-        Fullness::Low => Err(found(format!("{percent:.0} % of the pool is in use: space is low"), SPACE_LOW)),
+        Fullness::Low => Err(found(format!("{percent:.0} % of {of} is in use: space is low"), SPACE_LOW)),
         Fullness::Critical => {
-            Err(found(format!("{percent:.0} % of the pool is in use: space is critical"), SPACE_CRITICAL))
+            Err(found(format!("{percent:.0} % of {of} is in use: space is critical"), SPACE_CRITICAL))
         }
     }
 }
@@ -232,6 +234,14 @@ fn figures(table: &mut Table, pool: &PoolStatus) {
     };
     let free = format!("{} ({} of {} segments{counting})", size::approximate(free), pool.segments_free, pool.segments);
     table.row(["free", &free]);
+    if pool.segments_refused > 0 {
+        let missing = size::approximate(pool.segments_refused * u64::from(pool.segment_bytes));
+        let text = format!(
+            "for {missing} ({} segments) on the filesystem or thin device under the pool",
+            pool.segments_refused
+        );
+        table.row(["NO SPACE BELOW", &text]);
+    }
     if let Some(percent) = pool.percent_used {
         let meaning = match pool.fullness {
             Fullness::Good => "",

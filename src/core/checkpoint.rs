@@ -14,6 +14,7 @@
 use std::rc::Rc;
 
 use super::Core;
+use super::announce::reclaim;
 use super::recent::Reading;
 use super::room::RESERVE_SEGMENTS;
 use crate::buf::AlignedBuf;
@@ -28,11 +29,10 @@ use crate::log::segments::SummaryState;
 use crate::log::{SegmentState, Streams};
 use crate::units::{OpNo, SegmentId};
 
-/// Segments kept announced, at most (recovery reads them all); small pools keep an eighth of their segments.
-pub(super) const ANNOUNCED_TARGET: usize = 24;
 /// Why the map cannot be written back.
 pub(super) const NO_ROOM_FOR_LEAVES: &str = "the pool has no space to write its map back";
-/// How often the lifetime counters are made durable while the host writes.
+/// How often the lifetime counters are made durable while the host writes, and space that the medium had none of is
+/// looked for.
 const COUNTER_ROOT_NS: u64 = 5_000_000_000;
 
 /// What a switch to a new root is for.
@@ -117,7 +117,7 @@ impl Core {
     }
 
     /// Reads the counters now and then, and switches the root while the host writes, so that a killed daemon loses little of
-    /// those of its life (nothing else depends on it). Runs as a task.
+    /// those of its life (nothing else depends on it). Looks for space that the medium had none of. Runs as a task.
     pub(super) async fn run_counter_roots(self: Rc<Self>) {
         let mut counted = 0;
         loop {
@@ -130,17 +130,17 @@ impl Core {
                     tracing::debug!("the counters were not kept: {error}");
                 }
             }
+            if self.may_find_space() && self.latch.check().is_ok() && !self.stopping.get() {
+                // nobody has to write for it to be seen that there is space again
+                let _work = self.begin_work();
+                self.look_for_space().await;
+            }
         }
     }
 
     /// Leaves written back by one checkpoint, at most: they fit into one segment, which the reserve has.
     pub(super) fn leaves_a_checkpoint(&self) -> usize {
         self.layout.segment_bytes as usize / BLOCK_BYTES * 3 / 4
-    }
-
-    pub(super) fn announced_target(&self) -> usize {
-        let count = self.state.borrow().log.segments.count();
-        (count / 8).clamp(RESERVE_SEGMENTS + 2, ANNOUNCED_TARGET)
     }
 
     /// One checkpoint with up to `leaves` leaves written back.
@@ -256,48 +256,6 @@ impl Core {
         self.root_is_durable(&root, &announcing, &releasing);
         self.state.borrow_mut().leaves_marked(&marked);
         Ok(())
-    }
-
-    /// Segments to announce, with their space taken. A segment whose space cannot be had is not announced: the host gets
-    /// its `ENOSPC` before an acknowledgement.
-    async fn choose_segments(self: &Rc<Self>) -> Result<Vec<SegmentId>> {
-        let target = self.announced_target() + self.announced_for_image();
-        if let Some(last) = self.reuse_waits(target) {
-            self.wait_durable(Streams::All, last).await?;
-        }
-        let chosen = {
-            let mut state = self.state.borrow_mut();
-            reclaim(&mut state);
-            let missing = target.saturating_sub(state.log.segments.announced_count());
-            state.log.segments.announce(missing)
-        };
-        let bytes = u64::from(self.layout.segment_bytes);
-        let mut kept = Vec::with_capacity(chosen.len());
-        for id in chosen {
-            match self.media.allocate(self.layout.segment(id), bytes).await {
-                Ok(()) => kept.push(id),
-                Err(error) if error.kind() == ErrorKind::Unsupported => kept.push(id),
-                Err(error) => {
-                    tracing::warn!("no space under the pool for segment {id}: {error}");
-                    self.state.borrow_mut().log.segments.withdraw(id);
-                }
-            }
-        }
-        let mut state = self.state.borrow_mut();
-        for id in &kept {
-            let generation = state.log.segments.get(*id).generation;
-            state.root.segments.insert(*id, generation);
-        }
-        Ok(kept)
-    }
-
-    /// The last number, when too few segments are free and others may only have to be settled (rule 6.3).
-    fn reuse_waits(&self, target: usize) -> Option<OpNo> {
-        let mut state = self.state.borrow_mut();
-        let empty = reclaim(&mut state);
-        let segments = &state.log.segments;
-        let waits = empty > 0 && segments.announced_count() + segments.free_count() < target;
-        (waits && state.log.settled() < state.log.last_op()).then(|| state.log.last_op())
     }
 
     fn withdraw(&self, announcing: &[SegmentId]) {
@@ -428,12 +386,6 @@ impl Core {
     fn is_sealing(&self) -> bool {
         self.state.borrow().log.segments.iter().any(|(_, info)| info.state == SegmentState::Sealing)
     }
-}
-
-/// Frees what rule 6.3 lets go. Returns how many empty segments have to wait.
-fn reclaim(state: &mut super::State) -> usize {
-    let (settled, replay_start) = (state.log.settled(), state.root.replay_start);
-    state.log.segments.reclaim(settled, replay_start)
 }
 
 /// The generations of the segments that hold an image.

@@ -1,7 +1,8 @@
 //! How full a pool is, and who is told.
 //!
 //! Fullness is the share of the pool's segments that live blocks take, when all that is dead has been cleaned away. Free
-//! segments would not tell: the cleaner keeps few of them, whatever is live.
+//! segments would not tell: the cleaner keeps few of them, whatever is live. Those that the medium has no space for are
+//! no part of the pool here.
 //!
 //! It is looked at with every root; a watermark that is crossed is logged once. **Not here:** what a full pool refuses (`room`).
 
@@ -69,12 +70,13 @@ impl Core {
         self.watch.marks.set(marks);
     }
 
-    /// Percent of the pool that live blocks take, 100 when no more can be written; `None` while that is being counted.
+    /// Percent of the pool, as far as the medium has space for it, that live blocks take, 100 when no more can be
+    /// written; `None` while that is being counted.
     #[must_use]
     pub fn percent_used(&self) -> Option<f64> {
         let live = self.live_segments()?;
         #[expect(clippy::cast_precision_loss, reason = "at most 2^24 segments")]
-        let usable = self.state.borrow().log.segments.count().saturating_sub(RESERVE_SEGMENTS).max(1) as f64;
+        let usable = self.state.borrow().log.segments.usable_count().saturating_sub(RESERVE_SEGMENTS).max(1) as f64;
         Some((live * 100.0 / usable).min(100.0))
     }
 
@@ -95,13 +97,23 @@ impl Core {
     /// How full the pool is.
     #[must_use]
     pub fn fullness(&self) -> Fullness {
-        self.percent_used().map_or(self.watch.last.get(), |percent| self.watch.marks.get().judge(percent))
+        self.percent_used().map_or(self.watch.last.get(), |percent| self.judge(percent))
+    }
+
+    /// What so much in use means here. Of few usable segments those that streams have open are a large part: writes are
+    /// refused before the upper watermark is reached.
+    fn judge(&self, percent: f64) -> Fullness {
+        let is_out = {
+            let segments = &self.state.borrow().log.segments;
+            segments.refused_count() > 0 && segments.available() <= RESERVE_SEGMENTS
+        };
+        if is_out && self.is_hopeless() { Fullness::Critical } else { self.watch.marks.get().judge(percent) }
     }
 
     /// Logs a watermark that was crossed.
     pub(super) fn mind_fullness(&self) {
         let Some(percent) = self.percent_used() else { return };
-        let now = self.watch.marks.get().judge(percent);
+        let now = self.judge(percent);
         let before = self.watch.last.replace(now);
         if now == before {
             return;

@@ -85,7 +85,7 @@ impl Core {
     fn idle_victim(&self) -> Option<SegmentId> {
         let (available, count) = {
             let segments = &self.state.borrow().log.segments;
-            (segments.available(), segments.count())
+            (segments.available(), segments.usable_count())
         };
         if available >= count / COMFORT {
             return None;

@@ -21,6 +21,7 @@
 mod absorb;
 mod account;
 mod admission;
+mod announce;
 mod bulk;
 mod checkpoint;
 mod clean;
@@ -145,6 +146,10 @@ pub struct Core {
     /// Device flushes when the last host segment was opened.
     flushes_at_open: Cell<u64>,
     checkpointing: Cell<bool>,
+    /// When the medium was last asked for space that it had none of.
+    space_asked_ns: Cell<u64>,
+    /// How many segments it had no space for, as was logged.
+    refused_told: Cell<usize>,
     stopping: Cell<bool>,
     /// Leaves of the last root may take of the reserve.
     spends_reserve: Cell<bool>,
@@ -217,6 +222,8 @@ impl Core {
             flushing: Cell::new(false),
             flushes_at_open: Cell::new(0),
             checkpointing: Cell::new(false),
+            space_asked_ns: Cell::new(0),
+            refused_told: Cell::new(0),
             stopping: Cell::new(false),
             spends_reserve: Cell::new(false),
             over: Cell::new(false),

@@ -117,7 +117,7 @@ impl Core {
             // those that a segment more of the host makes dirty, at worst
             let all: usize = state.namespaces.values().map(|n| n.directory.leaf_count() as usize).sum();
             let more = all.saturating_sub(dirty).min(self.layout.segment_bytes as usize / BLOCK_BYTES);
-            (segments.available(), segments.count(), dirty + more)
+            (segments.available(), segments.usable_count(), dirty + more)
         };
         // one more for the image that names them, and for what is lost at ends of segments and batches
         let bytes = leaves * record_bytes(LEAF_BYTES) * 16 / 15;
@@ -228,8 +228,9 @@ impl Core {
         }
     }
 
-    /// A segment to open. When none is announced, roots are switched to as long as something is free or empty; then the
-    /// host waits for the cleaner; when that brings none, space is out.
+    /// A segment to open. When none is announced, the medium is asked again for what it had no space for, and roots are
+    /// switched to as long as something is free or empty; then the host waits for the cleaner; when that brings none,
+    /// space is out.
     async fn next_segment(self: &Rc<Self>, purpose: Purpose) -> Result<SegmentId> {
         let (mut attempt, mut progress) = (0, self.stats.host_segments.get());
         let mut tried = self.cleaner.tried.get();
@@ -246,6 +247,7 @@ impl Core {
             if purpose == Purpose::Pack {
                 return Err(Error::new(ErrorKind::NoSpace, "the pool has no space to recompress into"));
             }
+            self.look_for_space().await;
             let available = self.state.borrow().log.segments.available();
             if self.checkpointing.get() {
                 self.released.notified().await;
@@ -277,7 +279,19 @@ impl Core {
             }
         }
         self.stats.no_space.add(1);
-        Err(Error::new(ErrorKind::NoSpace, "the pool is full: discard or destroy something, or create a larger pool"))
+        Err(self.full())
+    }
+
+    /// Why a host gets no segment.
+    fn full(&self) -> Error {
+        let text = match self.state.borrow().log.segments.refused_count() {
+            0 => "the pool is full: discard or destroy something, or create a larger pool".to_owned(),
+            refused => format!(
+                "the filesystem or thin device under the pool has no space for {refused} of its segments, and the others \
+                 are full: make room there, or discard or destroy something"
+            ),
+        };
+        Error::new(ErrorKind::NoSpace, text)
     }
 
     /// A checkpoint with leaves, if any is dirty. Returns whether one was written back.
@@ -294,7 +308,7 @@ impl Core {
     /// Whether so many segments were cleaned as there are: then everything was moved once, and what that gained went into
     /// moving it (the padding of short batches, the leaves).
     fn tried_all_since(&self, tried: u64) -> bool {
-        self.cleaner.tried.get() - tried > self.state.borrow().log.segments.count() as u64
+        self.cleaner.tried.get() - tried > self.state.borrow().log.segments.usable_count() as u64
     }
 
     /// Whether a checkpoint may bring a segment: something is free, or only has to be settled.

@@ -14,7 +14,8 @@
 
 use std::rc::Rc;
 
-use super::checkpoint::{ANNOUNCED_TARGET, NO_ROOM_FOR_LEAVES, Running, Switch};
+use super::announce::ANNOUNCED_TARGET;
+use super::checkpoint::{NO_ROOM_FOR_LEAVES, Running, Switch};
 use super::room::RESERVE_SEGMENTS;
 use super::{Core, State};
 use crate::env::sync::yield_now;

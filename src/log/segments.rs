@@ -104,6 +104,8 @@ impl SegmentInfo {
 pub struct SegmentTable {
     infos: Vec<SegmentInfo>,
     free: VecDeque<SegmentId>,
+    /// Free, and the medium had no space for them: they are not counted as free.
+    refused: VecDeque<SegmentId>,
     announced: VecDeque<SegmentId>,
     /// Opened, and not yet wholly below the replay start: what roots list for recovery.
     window: Vec<SegmentId>,
@@ -133,6 +135,7 @@ impl SegmentTable {
         Self {
             infos,
             free,
+            refused: VecDeque::new(),
             announced: VecDeque::new(),
             window: Vec::new(),
             empty: Vec::new(),
@@ -389,20 +392,47 @@ impl SegmentTable {
         self.empty.len()
     }
 
-    /// Takes up to `count` free segments to be announced by the next root, each with its next generation.
-    pub fn announce(&mut self, count: usize) -> Vec<SegmentId> {
-        let count = count.min(self.free.len());
-        let ids: Vec<_> = self.free.drain(..count).collect();
-        for id in &ids {
-            let info = self.get_mut(*id);
-            info.state = SegmentState::Announcing;
-            info.written |= info.generation.0 > 0;
-            info.generation = Generation(info.generation.0 + 1);
-            (info.emptied_op, info.top_op, info.clear_op) = (OpNo(0), OpNo(0), OpNo(0));
-            (info.summary, info.end) = (SummaryState::None, 0);
-            (info.total, info.bytes, info.packed) = (0, 0, false);
-        }
-        ids
+    /// Takes a free segment to be announced by the next root, with its next generation.
+    pub fn announce(&mut self) -> Option<SegmentId> {
+        let id = self.free.pop_front()?;
+        let info = self.get_mut(id);
+        info.state = SegmentState::Announcing;
+        info.written |= info.generation.0 > 0;
+        info.generation = Generation(info.generation.0 + 1);
+        (info.emptied_op, info.top_op, info.clear_op) = (OpNo(0), OpNo(0), OpNo(0));
+        (info.summary, info.end) = (SummaryState::None, 0);
+        (info.total, info.bytes, info.packed) = (0, 0, false);
+        Some(id)
+    }
+
+    /// The medium has no space for a segment that was just taken to be announced. No root and no image was made since,
+    /// so its generation is as before: if it was never written it still counts as that, also after the next start.
+    pub fn refuse(&mut self, id: SegmentId) {
+        let info = self.get_mut(id);
+        info.state = SegmentState::Free;
+        info.generation = Generation(info.generation.0 - 1);
+        self.refused.push_back(id);
+    }
+
+    /// The medium has no space for a segment that was never written, so for no other such one either.
+    pub fn refuse_unwritten(&mut self) {
+        let infos = &self.infos;
+        let (unwritten, others): (VecDeque<_>, _) =
+            self.free.drain(..).partition(|id| infos[id.0 as usize].generation.0 == 0);
+        self.free = others;
+        self.refused.extend(unwritten);
+    }
+
+    /// A segment that the medium had no space for: another one each time.
+    pub fn next_refused(&mut self) -> Option<SegmentId> {
+        let id = self.refused.pop_front()?;
+        self.refused.push_back(id);
+        Some(id)
+    }
+
+    /// The medium has space again, perhaps for all that it had none for.
+    pub fn readmit(&mut self) {
+        self.free.append(&mut self.refused);
     }
 
     /// A chosen segment is not announced after all. Its generation stays used up.
@@ -449,10 +479,22 @@ impl SegmentTable {
         self.announced.len()
     }
 
-    /// Segments free but not announced.
+    /// Segments free but not announced, without those that the medium had no space for.
     #[must_use]
     pub fn free_count(&self) -> usize {
         self.free.len()
+    }
+
+    /// Segments that the medium had no space for.
+    #[must_use]
+    pub fn refused_count(&self) -> usize {
+        self.refused.len()
+    }
+
+    /// Segments that the medium has space for, as far as is known.
+    #[must_use]
+    pub fn usable_count(&self) -> usize {
+        self.infos.len() - self.refused.len()
     }
 
     /// Segments without live entries that wait for a flush or a root.
@@ -465,5 +507,72 @@ impl SegmentTable {
     #[must_use]
     pub fn available(&self) -> usize {
         self.announced.len() + self.free.len() + self.empty.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Segments 0 and 1 hold nothing any more, 2 to 4 were never written.
+    fn table() -> SegmentTable {
+        let mut table = SegmentTable::new([1, 7, 0, 0, 0].map(Generation).to_vec(), OpNo(0));
+        table.usage_counted(OpNo(0));
+        table.reclaim(OpNo(0), OpNo(0));
+        table
+    }
+
+    #[test]
+    fn what_the_medium_has_no_space_for_is_neither_free_nor_available() {
+        let mut table = table();
+        assert_eq!((table.available(), table.refused_count()), (5, 0));
+        let first = table.announce().unwrap();
+        assert_eq!((first, table.get(first).generation), (SegmentId(2), Generation(1)));
+        table.refuse(first);
+        table.refuse_unwritten();
+        // what stands behind those that were never written is next
+        assert_eq!((table.free_count(), table.available(), table.refused_count()), (2, 2, 3));
+        assert_eq!((table.usable_count(), table.count()), (2, 5));
+        assert_eq!(
+            [table.announce(), table.announce(), table.announce()],
+            [Some(SegmentId(0)), Some(SegmentId(1)), None]
+        );
+    }
+
+    #[test]
+    fn a_refused_segment_uses_no_generation_up_and_still_counts_as_never_written() {
+        let mut table = table();
+        for _ in 0..2 {
+            let id = table.announce().unwrap();
+            table.refuse(id);
+            assert_eq!((table.get(id).generation, table.get(id).written), (Generation(0), false));
+            assert_eq!(table.get(id).state, SegmentState::Free);
+            table.refuse_unwritten();
+            assert_eq!((table.free_count(), table.refused_count()), (2, 3));
+            table.readmit();
+            assert_eq!((table.free_count(), table.refused_count()), (5, 0));
+            // until one that was never written is first again
+            table.free.rotate_left(2);
+        }
+    }
+
+    #[test]
+    fn another_refused_segment_is_tried_each_time() {
+        let mut table = table();
+        assert_eq!(table.next_refused(), None);
+        table.refuse_unwritten();
+        let tried = [(); 4].map(|()| table.next_refused().unwrap().0);
+        assert_eq!(tried, [2, 3, 4, 2]);
+        assert_eq!(table.refused_count(), 3);
+    }
+
+    #[test]
+    fn segments_of_a_grown_pool_are_tried_while_others_are_refused() {
+        let mut table = table();
+        table.refuse_unwritten();
+        table.grow(6);
+        assert_eq!((table.free_count(), table.usable_count(), table.refused_count()), (3, 3, 3));
+        table.refuse_unwritten();
+        assert_eq!((table.free_count(), table.refused_count()), (2, 4));
     }
 }

@@ -26,6 +26,9 @@ pub struct PoolStatus {
     pub segments: u32,
     /// Segments that can be written to.
     pub segments_free: u64,
+    /// Segments that the filesystem or thin device under the pool has no space for.
+    #[serde(default)]
+    pub segments_refused: u64,
     /// Whether the free segments are all known (after an unclean stop they are counted in the background).
     pub usage_known: bool,
     /// Why the pool is read-only, if it is.
@@ -85,7 +88,7 @@ pub struct PoolStatus {
     pub leaves_written: u64,
     /// Roots since the pool was opened.
     pub roots: u64,
-    /// Percent of the pool that live blocks take; `None` while that is being counted.
+    /// Percent of the pool, without `segments_refused`, that live blocks take; `None` while that is being counted.
     #[serde(default)]
     pub percent_used: Option<f64>,
     /// What that means by the watermarks.
@@ -270,6 +273,7 @@ impl Pool {
         let free = state.log.segments.iter().filter(|(_, info)| {
             matches!(info.state, SegmentState::Free | SegmentState::Announcing | SegmentState::Announced)
         });
+        let refused = state.log.segments.refused_count() as u64;
         let (leaves, resident) = state.leaves();
         let superblock = self.superblock.borrow();
         PoolStatus {
@@ -278,7 +282,8 @@ impl Pool {
             pool_bytes: superblock.pool_bytes,
             segment_bytes: superblock.segment_bytes,
             segments: superblock.segment_count,
-            segments_free: free.count() as u64,
+            segments_free: free.count() as u64 - refused,
+            segments_refused: refused,
             usage_known: state.log.segments.usage_known(),
             read_only: self.core.latch.reason(),
             host_written,
