@@ -324,8 +324,7 @@ impl Core {
     async fn write_root(&self, root: &Root) -> Result<()> {
         let result = self.try_write_root(root).await;
         if let Err(error) = &result {
-            self.latch.close("writing a root", error);
-            self.space.notify_all();
+            self.become_read_only("writing a root", error);
         }
         result
     }

@@ -46,7 +46,7 @@ impl Core {
             Ok(()) => self.state.borrow_mut().log.batch_written(id),
             Err(error) => {
                 self.state.borrow_mut().log.batches.get_mut(id).state = BatchState::Failed;
-                self.latch.close("writing to the log", &error);
+                self.become_read_only("writing to the log", &error);
             }
         }
         self.space.notify_all();

@@ -55,8 +55,7 @@ impl Core {
             state.log.segments.end_flush(result.is_ok());
         }
         if let Err(error) = &result {
-            self.latch.close("flushing the medium", error);
-            self.space.notify_all();
+            self.become_read_only("flushing the medium", error);
         }
         self.durable.notify_all();
         result

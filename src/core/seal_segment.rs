@@ -54,7 +54,7 @@ impl Core {
         self.stats.written.summaries.add(bytes as u64);
         let result = self.media.write(offset, IoBuf::Owned(tail), bytes).await.1;
         if let Err(error) = &result {
-            self.latch.close("writing a segment summary", error);
+            self.become_read_only("writing a segment summary", error);
         }
         let mut state = self.state.borrow_mut();
         if result.is_ok() {

@@ -187,8 +187,7 @@ impl Core {
                 Err(error) => {
                     self.state.borrow_mut().log.batches.get_mut(id).state = BatchState::Failed;
                     tier0.failed.set(true);
-                    self.latch.close("writing to the journal", &error);
-                    self.durable.notify_all();
+                    self.become_read_only("writing to the journal", &error);
                     return;
                 }
             }

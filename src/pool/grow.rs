@@ -59,7 +59,7 @@ impl Pool {
             if copy == 0
                 && let Err(error) = &result
             {
-                self.core.latch.close("writing the superblock", error);
+                self.core.become_read_only("writing the superblock", error);
             }
             result?;
             self.core.flush_now().await?;

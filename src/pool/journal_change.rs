@@ -156,7 +156,7 @@ impl Pool {
     /// Writes the superblock of a pool that is served. When that fails nobody knows which of the two counts: the latch closes.
     async fn store_superblock(&self, superblock: Superblock) -> Result<()> {
         if let Err(error) = write_superblock(Flush::Served(&self.core), &superblock).await {
-            self.core.latch.close("writing the superblock", &error);
+            self.core.become_read_only("writing the superblock", &error);
             return Err(error);
         }
         *self.superblock.borrow_mut() = superblock;

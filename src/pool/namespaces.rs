@@ -119,7 +119,7 @@ impl Pool {
     pub(super) async fn store_table(&self, table: NamespaceTable) -> Result<()> {
         let result = write_table(Flush::Served(&self.core), &self.core.layout_now(), &table).await;
         if let Err(error) = &result {
-            self.core.latch.close("writing the namespace table", error);
+            self.core.become_read_only("writing the namespace table", error);
         }
         result?;
         self.core.state.borrow_mut().table = table;

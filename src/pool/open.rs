@@ -457,7 +457,7 @@ async fn begin_session(
     let step = Step::begin(env, "session");
     if !recovered.damage.is_empty() {
         let text = recovered.damage.join("; ");
-        core.latch.close("recovery", &Error::new(ErrorKind::Corrupt, text));
+        core.become_read_only("recovery", &Error::new(ErrorKind::Corrupt, text));
         return Ok(());
     }
     journal.begin(root.session, core.session).await?;
