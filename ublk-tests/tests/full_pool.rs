@@ -75,3 +75,37 @@ fn a_namespace_of_a_full_pool_is_made_smaller() {
         pool.stop().await.unwrap();
     });
 }
+
+/// Writes went on in the segment that discards had opened from the reserve, and when that was full discards had none.
+#[test]
+fn discards_go_on_in_a_full_pool_beside_writes_that_are_refused() {
+    const BLOCKS: u64 = 8192;
+    let (_dir, path) = pool_file();
+    let machine = Machine::default();
+    create(&path, 24 << 20, &machine, spec(BLOCKS));
+    serve(&path, |env, media| async move {
+        let pool = open(&env, &media, &machine).await.unwrap();
+        let client = pool.client("db").unwrap();
+        let mut written = 0;
+        let mut write_more = async || {
+            while ask(&client, WRITE, written * 4096, 4096, Some(noise(written))).await.0.is_ok() {
+                written += 1;
+            }
+            written
+        };
+        let full = write_more().await;
+        assert!((3000..BLOCKS).contains(&full), "{full} blocks fit");
+        // too little of each segment to be worth cleaning
+        for lba in (0..full).step_by(40) {
+            ask(&client, RequestKind::Discard, lba * 4096, 4096, None).await.0.unwrap();
+            ask(&client, RequestKind::Flush, 0, 0, None).await.0.unwrap();
+            write_more().await;
+        }
+        settle(&env, &pool).await;
+        for lba in (0..full).step_by(20) {
+            let expected = if lba % 40 == 0 { vec![0; 4096] } else { noise(lba) };
+            assert_eq!(read(&pool, lba).await, expected, "LBA {lba}");
+        }
+        pool.stop().await.unwrap();
+    });
+}
