@@ -27,6 +27,7 @@ use crate::format::root::{DirectoryChange, Root, SegmentChange, WindowSegment, W
 use crate::limits::BLOCK_BYTES;
 use crate::log::segments::SummaryState;
 use crate::log::{SegmentState, Streams};
+use crate::map::DirtyLeaf;
 use crate::units::{OpNo, SegmentId};
 
 /// Why the map cannot be written back.
@@ -185,16 +186,21 @@ impl Core {
         let leaves = self.leaves_a_checkpoint();
         // a busy host makes others dirty meanwhile: they do not keep us here
         let until = self.state.borrow().log.last_op();
-        let oldest = || self.state.borrow().dirty.oldest();
         while self.state.borrow().dirty.iter().nth(leaves).is_some_and(|dirty| dirty.since <= until) {
-            let before = oldest();
+            let before = self.write_back_progress();
             self.switch_root(leaves, Switch::Partial).await?;
-            if oldest() == before {
+            if self.write_back_progress() == before {
                 self.stats.no_space.add(1);
                 return Err(Error::new(ErrorKind::NoSpace, NO_ROOM_FOR_LEAVES));
             }
         }
         self.switch_root(leaves, last).await
+    }
+
+    /// What a checkpoint changes that writes leaves back, or announces the segments for them.
+    pub(super) fn write_back_progress(&self) -> (Option<DirtyLeaf>, usize) {
+        let state = self.state.borrow();
+        (state.dirty.oldest(), state.log.segments.announced_count())
     }
 
     /// Whether a checkpoint is under way.

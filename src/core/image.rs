@@ -11,7 +11,7 @@
 
 use std::rc::Rc;
 
-use super::room::{Purpose, RESERVE_SEGMENTS};
+use super::room::Purpose;
 use super::{Core, State};
 use crate::error::Result;
 use crate::format::Entry;
@@ -46,7 +46,8 @@ impl Core {
 
     /// Segments to be announced for an image that is due, beyond those that leaves live on.
     pub(super) fn announced_for_image(&self) -> usize {
-        if self.image_is_due() { self.image_segments().saturating_sub(1) } else { 0 }
+        let needed = self.image_segments();
+        if needed > 1 && self.image_is_due() { needed } else { 0 }
     }
 
     /// A new full image when one is due. If it `waits` for room, not before what is announced has room for all of it: a part
@@ -60,7 +61,8 @@ impl Core {
         }
         let needed = self.image_segments();
         let announced = self.state.borrow().log.segments.announced_count();
-        if waits && needed > 1 && announced < needed + RESERVE_SEGMENTS {
+        // one more is left to moves, and one for what of a segment is lost
+        if waits && needed > 1 && announced < needed + 2 {
             return Ok(());
         }
         self.image_wanted.set(false);

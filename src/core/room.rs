@@ -294,15 +294,14 @@ impl Core {
         Error::new(ErrorKind::NoSpace, text)
     }
 
-    /// A checkpoint with leaves, if any is dirty. Returns whether one was written back.
+    /// A checkpoint with leaves, if any is dirty. Returns whether one was written back, or soon can be.
     async fn writes_some_back(self: &Rc<Self>) -> Result<bool> {
-        let oldest = || self.state.borrow().dirty.oldest();
-        let before = oldest();
-        if before.is_some() {
+        let before = self.write_back_progress();
+        if before.0.is_some() {
             // boxed: a checkpoint makes room for leaves in its turn
             Box::pin(self.checkpoint(self.leaves_a_checkpoint())).await?;
         }
-        Ok(oldest() != before)
+        Ok(self.write_back_progress() != before)
     }
 
     /// Whether so many segments were cleaned as there are: then everything was moved once, and what that gained went into

@@ -203,10 +203,10 @@ impl Core {
             if !self.window_exceeds(QUARTERS) {
                 return Ok(());
             }
-            let oldest = || self.state.borrow().dirty.oldest();
-            let before = oldest();
+            let before = self.state.borrow().dirty.oldest();
             self.switch_root(self.leaves_a_checkpoint(), Switch::Partial).await?;
-            in_vain = if oldest() == before { in_vain + 1 } else { 0 };
+            let is_in_vain = self.state.borrow().dirty.oldest() == before;
+            in_vain = if is_in_vain { in_vain + 1 } else { 0 };
             drop(running);
             // who waits for a checkpoint of another kind has a turn
             yield_now().await;
